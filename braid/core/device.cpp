@@ -1,0 +1,78 @@
+#include "braid/core/device.h"
+
+#include <sys/mman.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+
+#include "braid/core/build_config.h"
+#include "braid/core/error.h"
+
+namespace braid {
+
+#if BRAID_HAS_CUDA
+std::shared_ptr<DeviceApi> make_cuda_device(int index);  // braid/cuda/device.cu
+#endif
+
+std::string to_string(Device device) {
+  if (device.kind == DeviceKind::kCpu) return "cpu";
+  return device.index == 0 ? "cuda" : "cuda:" + std::to_string(device.index);
+}
+
+Device parse_device(std::string_view text) {
+  if (text == "cpu") return {};
+  if (text == "cuda") return {DeviceKind::kCuda, 0};
+  if (text.starts_with("cuda:")) {
+    int index = 0;
+    const char* end = text.data() + text.size();
+    const auto [rest, error] = std::from_chars(text.data() + 5, end, index);
+    if (error == std::errc{} && rest == end && index >= 0) return {DeviceKind::kCuda, index};
+  }
+  fail(ErrorKind::kUsage, "device '{}': want cpu, cuda or cuda:INDEX", text);
+}
+
+namespace {
+
+class CpuDevice final : public DeviceApi {
+ public:
+  Device device() const override { return {}; }
+
+  void* allocate(size_t bytes) override {
+    // Large blocks start on a huge page so that streaming over weights and states misses the TLB
+    // less often.
+    constexpr size_t kHugePage = size_t{2} << 20;
+    const bool huge = bytes >= kHugePage;
+    const size_t alignment = huge ? kHugePage : 64;
+    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    void* data = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+    check(data != nullptr, ErrorKind::kResource, "out of memory: {} bytes", bytes);
+    if (huge) ::madvise(data, rounded, MADV_HUGEPAGE);
+    return data;
+  }
+  void deallocate(void* data, size_t) noexcept override { std::free(data); }
+
+  void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  void copy_from_host(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
+  void copy_to_host(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
+  void fill_bytes(void* to, uint8_t value, size_t bytes) override { std::memset(to, value, bytes); }
+  void accumulate(float* y, const float* x, int64_t n) override {
+    for (int64_t i = 0; i < n; ++i) y[i] += x[i];
+  }
+  void synchronize() override {}
+  void* stream() const override { return nullptr; }
+};
+
+}  // namespace
+
+std::shared_ptr<DeviceApi> make_device(Device device) {
+  if (device.kind == DeviceKind::kCpu) return std::make_shared<CpuDevice>();
+#if BRAID_HAS_CUDA
+  return make_cuda_device(device.index);
+#else
+  fail(ErrorKind::kUnsupported, "device {}: this build has no CUDA (BRAID_CUDA=OFF)",
+       to_string(device));
+#endif
+}
+
+}  // namespace braid

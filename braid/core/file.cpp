@@ -1,0 +1,147 @@
+#include "braid/core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace braid {
+namespace {
+
+[[noreturn]] void fail_io(const char* what, const std::filesystem::path& path) {
+  fail(ErrorKind::kIo, "cannot {} {}: {}", what, path.string(), std::strerror(errno));
+}
+
+class MappedStorage final : public Storage {
+ public:
+  MappedStorage(std::shared_ptr<MappedFile> file, void* data, size_t bytes)
+      : Storage(data, bytes, Device{}), file_(std::move(file)) {}
+  const MappedFile& file() const { return *file_; }
+
+ private:
+  std::shared_ptr<MappedFile> file_;
+};
+
+}  // namespace
+
+std::shared_ptr<MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail_io("open", path);
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) {
+    ::close(fd);
+    fail_io("stat", path);
+  }
+  if (!S_ISREG(info.st_mode)) {
+    ::close(fd);
+    fail(ErrorKind::kIo, "cannot open {}: not a regular file", path.string());
+  }
+  auto file = std::shared_ptr<MappedFile>(new MappedFile);
+  file->path_ = path;
+  file->size_ = static_cast<size_t>(info.st_size);
+  if (file->size_ > 0) {
+    void* data = ::mmap(nullptr, file->size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED) {
+      file->size_ = 0;
+      ::close(fd);
+      fail_io("map", path);
+    }
+    file->data_ = static_cast<std::byte*>(data);
+  }
+  ::close(fd);
+  return file;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+Tensor MappedFile::tensor(size_t offset, Shape shape, DType dtype) {
+  const size_t bytes = static_cast<size_t>(shape.count()) * size_of(dtype);
+  check(offset <= size_ && bytes <= size_ - offset, ErrorKind::kFormat,
+        "{}: a tensor of {} bytes at offset {} ends past the file's {} bytes", path_.string(),
+        bytes, offset, size_);
+  auto storage = std::make_shared<MappedStorage>(shared_from_this(), data_ + offset, bytes);
+  return Tensor(std::move(storage), 0, shape, dtype, shape.rank() == 0 ? 1 : shape.count(1));
+}
+
+void MappedFile::release_pages(const void* begin, size_t bytes) const {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
+  const auto last = (reinterpret_cast<uintptr_t>(begin) + bytes) / page * page;
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+void release_mapped_pages(const Tensor& tensor) {
+  if (const auto* mapped = dynamic_cast<const MappedStorage*>(tensor.storage().get())) {
+    mapped->file().release_pages(tensor.raw(), tensor.bytes());
+  }
+}
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  temporary_ = path_;
+  temporary_ += ".tmp" + std::to_string(::getpid());
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail_io("create", temporary_);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  buffer_.append(static_cast<const char*>(data), bytes);
+  if (buffer_.size() >= (size_t{1} << 20)) flush();
+}
+
+void AtomicFile::flush() {
+  size_t done = 0;
+  while (done < buffer_.size()) {
+    const ssize_t n = ::write(fd_, buffer_.data() + done, buffer_.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_io("write", path_);
+    done += static_cast<size_t>(n);
+  }
+  buffer_.clear();
+}
+
+void AtomicFile::commit() {
+  flush();
+  if (::fsync(fd_) != 0) fail_io("sync", path_);
+  const int closed = ::close(fd_);
+  fd_ = -1;
+  if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(temporary_.c_str());
+    errno = error;
+    fail_io("write", path_);
+  }
+  // The rename itself must survive a power cut, so the directory is synced as well.
+  const auto parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
+  const int directory = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory >= 0) {
+    ::fsync(directory);
+    ::close(directory);
+  }
+}
+
+std::string read_text(const std::filesystem::path& path, size_t max_bytes) {
+  const auto file = MappedFile::open(path);
+  const auto bytes = file->bytes();
+  check(bytes.size() <= max_bytes, ErrorKind::kResource, "{}: {} bytes, want at most {}",
+        path.string(), bytes.size(), max_bytes);
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+void write_text(const std::filesystem::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+}  // namespace braid

@@ -1,0 +1,122 @@
+#include "braid/core/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace braid {
+namespace {
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Long enough to bridge the gap between two ops of a decode step (a few microseconds), short enough
+// not to burn a core that somebody else needs.
+constexpr int kSpins = 4000;
+
+int available_cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+}  // namespace
+
+// A loop is published by raising `epoch`; a worker that sees the new value drains `next`, then
+// leaves by decrementing `busy`. The caller returns when `busy` is zero, so the fields of a loop are
+// never written while a worker may read them.
+struct ThreadPool::Shared {
+  std::atomic<uint64_t> epoch{0};
+  std::atomic<int64_t> next{0};
+  std::atomic<int> busy{0};
+  std::atomic<int> sleepers{0};
+  std::atomic<bool> stop{false};
+  int64_t count = 0, grain = 1;
+  void* body = nullptr;
+  Call call = nullptr;
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::vector<std::thread> workers;
+
+  void drain(int worker) {
+    for (;;) {
+      const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+      if (begin >= count) return;
+      call(body, begin, std::min(count, begin + grain), worker);
+    }
+  }
+
+  void work(int worker) {
+    uint64_t seen = 0;
+    for (;;) {
+      int spins = 0;
+      while (epoch.load(std::memory_order_acquire) == seen && !stop.load()) {
+        if (++spins < kSpins) {
+          pause_cpu();
+          continue;
+        }
+        std::unique_lock lock(mutex);
+        sleepers.fetch_add(1);
+        wake.wait(lock, [&] { return epoch.load() != seen || stop.load(); });
+        sleepers.fetch_sub(1);
+      }
+      if (stop.load()) return;
+      seen = epoch.load(std::memory_order_acquire);
+      drain(worker);
+      busy.fetch_sub(1, std::memory_order_release);
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int threads)
+    : shared_(std::make_unique<Shared>()), size_(threads > 0 ? threads : available_cores()) {
+  for (int i = 1; i < size_; ++i) shared_->workers.emplace_back([this, i] { shared_->work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->stop = true;
+  }
+  shared_->wake.notify_all();
+  for (auto& worker : shared_->workers) worker.join();
+}
+
+void ThreadPool::run(int64_t count, int64_t grain, void* body, Call call) {
+  Shared& s = *shared_;
+  if (size_ == 1 || count <= grain) {
+    for (int64_t i = 0; i < count; i += grain) call(body, i, std::min(count, i + grain), 0);
+    return;
+  }
+  s.count = count;
+  s.grain = grain;
+  s.body = body;
+  s.call = call;
+  s.next.store(0, std::memory_order_relaxed);
+  s.busy.store(size_ - 1, std::memory_order_relaxed);
+  s.epoch.fetch_add(1);
+  if (s.sleepers.load() > 0) {
+    { const std::lock_guard lock(s.mutex); }  // a worker between its test and its wait
+    s.wake.notify_all();
+  }
+  s.drain(0);
+  for (int spins = 0; s.busy.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < kSpins) {
+      pause_cpu();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+}  // namespace braid

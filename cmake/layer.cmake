@@ -1,0 +1,57 @@
+# One folder is one layer is one library. `DEPENDS` names the layers below and the packages it uses.
+# Sources are found by name: *.cpp (and *.cu with BRAID_CUDA) but for tests and benchmarks.
+set(BRAID_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers)
+
+function(braid_compile_options target)
+  if(BRAID_DEV)
+    target_compile_options(${target} PRIVATE
+      $<$<COMPILE_LANGUAGE:CXX>:${BRAID_WARNINGS};-Werror>)
+  endif()
+  if(BRAID_SANITIZE)
+    target_compile_options(${target} PRIVATE
+      -fsanitize=${BRAID_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    target_link_options(${target} PRIVATE -fsanitize=${BRAID_SANITIZE})
+  endif()
+  # Every kernel writes its sums in a defined order; the compiler must not change which operations
+  # are fused behind our back, or forms that agree by construction would differ in the last bit.
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
+endfunction()
+
+function(braid_layer name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS *.cpp)
+  file(GLOB_RECURSE headers CONFIGURE_DEPENDS *.h)
+  if(BRAID_CUDA)
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS *.cu)
+  endif()
+  list(FILTER sources EXCLUDE REGEX "(/|_)test\\.cpp$")
+  add_library(braid_${name} STATIC ${sources} ${cuda_sources})
+  add_library(braid::${name} ALIAS braid_${name})
+  target_sources(braid_${name} PUBLIC FILE_SET HEADERS
+    BASE_DIRS ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/include FILES ${headers})
+  set_target_properties(braid_${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+  target_link_libraries(braid_${name} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
+  braid_compile_options(braid_${name})
+  set_property(GLOBAL APPEND PROPERTY BRAID_LAYERS braid_${name})
+endfunction()
+
+# A GoogleTest binary. Every test gets the label `fast` or `slow`.
+function(braid_test name)
+  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  if(NOT BRAID_TESTS)
+    return()
+  endif()
+  if(NOT ARG_LABEL)
+    set(ARG_LABEL fast)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_definitions(${name} PRIVATE BRAID_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  braid_compile_options(${name})
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+endfunction()

@@ -87,8 +87,8 @@ std::shared_ptr<Storage> Arena::allocate(size_t bytes) {
   auto& list = core_->free[bytes];
   std::unique_ptr<Storage> block;
   if (list.empty()) {
-    block = std::make_unique<Storage>(core_->device->allocate(bytes), bytes,
-                                      core_->device->device());
+    block =
+        std::make_unique<Storage>(core_->device->allocate(bytes), bytes, core_->device->device());
     ++core_->allocations;
     core_->bytes_held += bytes;
   } else {

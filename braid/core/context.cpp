@@ -64,9 +64,8 @@ Tensor Context::to_device(const Tensor& x) const {
 Tensor Context::to_host(const Tensor& x) const {
   Tensor y = host_tensor(std::vector<uint8_t>(x.bytes()), {static_cast<int64_t>(x.bytes())});
   y = Tensor(y.storage(), 0, x.shape(), x.dtype(), x.row_count());
-  return copy_rows(x, y, [this](void* to, const void* from, size_t n) {
-    api().copy_to_host(to, from, n);
-  });
+  return copy_rows(
+      x, y, [this](void* to, const void* from, size_t n) { api().copy_to_host(to, from, n); });
 }
 
 }  // namespace braid

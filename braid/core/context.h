@@ -18,7 +18,7 @@ enum class Form : uint8_t { kAuto, kParallel, kChunked, kRecurrent };
 
 struct ContextOptions {
   Device device{};
-  int threads = 0;   // 0: one per core
+  int threads = 0;  // 0: one per core
   uint64_t seed = 0;
   bool poison = false;  // fill fresh activation memory with NaN
 };

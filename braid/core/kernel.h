@@ -10,8 +10,8 @@
 namespace braid {
 
 /// The pair of kernels behind an op. A CPU kernel takes (ThreadPool&, dims, pointers...), a CUDA
-/// kernel (void* stream, dims, pointers...) with the same dims and pointers. `Cuda` is nullptr while
-/// an op has none; a build without CUDA never refers to it.
+/// kernel (void* stream, dims, pointers...) with the same dims and pointers. `Cuda` is nullptr
+/// while an op has none; a build without CUDA never refers to it.
 ///
 ///   using Forward = Kernel<&cpu::rms_norm, &cuda::rms_norm>;
 ///   Forward::run(ctx, "rms_norm", dims, x.f32(), w.f32(), y.f32());

@@ -28,9 +28,7 @@ int64_t Shape::checked_count() const {
   return n;
 }
 
-bool operator==(const Shape& a, const Shape& b) {
-  return std::ranges::equal(a.dims(), b.dims());
-}
+bool operator==(const Shape& a, const Shape& b) { return std::ranges::equal(a.dims(), b.dims()); }
 
 std::string to_string(const Shape& shape) {
   std::string text = "(";

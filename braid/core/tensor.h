@@ -115,8 +115,8 @@ Tensor host_tensor(std::vector<T> values, Shape shape) {
         "host_tensor: {} values, shape {} wants {}", values.size(), to_string(shape),
         shape.count());
   const int64_t row = shape.rank() == 0 ? 1 : shape.count(1);
-  return Tensor(std::make_shared<VectorStorage<T>>(std::move(values)), 0, shape,
-                DTypeOf<T>::value, row);
+  return Tensor(std::make_shared<VectorStorage<T>>(std::move(values)), 0, shape, DTypeOf<T>::value,
+                row);
 }
 
 }  // namespace braid

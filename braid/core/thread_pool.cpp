@@ -33,8 +33,8 @@ int available_cores() {
 }  // namespace
 
 // A loop is published by raising `epoch`; a worker that sees the new value drains `next`, then
-// leaves by decrementing `busy`. The caller returns when `busy` is zero, so the fields of a loop are
-// never written while a worker may read them.
+// leaves by decrementing `busy`. The caller returns when `busy` is zero, so the fields of a loop
+// are never written while a worker may read them.
 struct ThreadPool::Shared {
   std::atomic<uint64_t> epoch{0};
   std::atomic<int64_t> next{0};

@@ -63,8 +63,8 @@ inline double max_error(const std::vector<double>& got, const std::vector<double
   return error == 0 ? 0 : error / std::max(scale, 1e-30);
 }
 
-/// Passes when `got` is within `tol` of `want`, and checks the check: with one element moved by four
-/// tolerances it must fail.
+/// Passes when `got` is within `tol` of `want`, and checks the check: with one element moved by
+/// four tolerances it must fail.
 inline void expect_close(const std::vector<double>& got, const std::vector<double>& want,
                          double tol, const char* what) {
   EXPECT_LE(max_error(got, want), tol) << what;

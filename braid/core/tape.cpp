@@ -113,11 +113,11 @@ std::vector<Tensor> recompute(
   if (!tracked) tape->watch(inputs.at(0));
   tape->record(inputs, slots,
                [inputs, body = std::move(body), tape, form = ctx.form()](
-                   Context& ctx, const std::vector<Tensor>& dy) {
+                   Context& outer, const std::vector<Tensor>& dy) {
                  Tape inner(tape->sinks(), tape->next_id());
-                 Context again = ctx.with_form(form).with_tape(&inner);
-                 const std::vector<Tensor> outputs = body(again, inputs);
-                 inner.backward(ctx, outputs, dy);
+                 Context again = outer.with_form(form).with_tape(&inner);
+                 const std::vector<Tensor> results = body(again, inputs);
+                 inner.backward(outer, results, dy);
                  Grads grads;
                  for (const Tensor& input : inputs) grads.push_back(inner.grad(input));
                  return grads;

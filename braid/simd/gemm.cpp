@@ -1,0 +1,160 @@
+#include "braid/simd/gemm.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+// clang-format off
+#include "braid/simd/targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "braid/simd/gemm.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace braid::simd::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+// A tile is kRows x 2 vectors of accumulators, two vectors of b and a broadcast of a: 31 of 32
+// registers, or 15 of 16.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON
+constexpr int kRows = 14;
+#else
+constexpr int kRows = 6;
+#endif
+
+// The same arithmetic on the lanes that exist; the others hold zeros. Where the instruction set has
+// no masked access, a whole-vector access could touch memory beyond the row.
+HWY_INLINE V load_partial(D d, const float* from, int64_t count) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  return hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(std::max<int64_t>(0, count))), d, from);
+#else
+  HWY_ALIGN float lanes[HWY_MAX_BYTES / sizeof(float)] = {};
+  for (int64_t j = 0; j < std::min<int64_t>(count, hn::Lanes(d)); ++j) lanes[j] = from[j];
+  return hn::Load(d, lanes);
+#endif
+}
+
+HWY_INLINE void store_partial(V v, D d, float* to, int64_t count) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  hn::BlendedStore(v, hn::FirstN(d, static_cast<size_t>(std::max<int64_t>(0, count))), d, to);
+#else
+  HWY_ALIGN float lanes[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(v, d, lanes);
+  for (int64_t j = 0; j < std::min<int64_t>(count, hn::Lanes(d)); ++j) to[j] = lanes[j];
+#endif
+}
+
+template <bool kWhole>
+HWY_INLINE V load(D d, const float* from, int64_t count) {
+  if constexpr (kWhole) {
+    return hn::LoadU(d, from);
+  } else {
+    return load_partial(d, from, count);
+  }
+}
+
+template <bool kWhole>
+HWY_INLINE void store(V v, D d, float* to, int64_t count) {
+  if constexpr (kWhole) {
+    hn::StoreU(v, d, to);
+  } else {
+    store_partial(v, d, to, count);
+  }
+}
+
+// kUnit: a_row is 1 (a packed or transposed a), which makes the addresses of a constants.
+// `width` columns (at most two vectors) exist.
+template <int kM, bool kWhole, bool kUnit>
+HWY_NOINLINE void tile(const GemmDims& g, const float* a, const float* b, const float* start,
+                       float* c, int64_t width) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  V acc0[kM], acc1[kM];
+#pragma GCC unroll 16
+  for (int i = 0; i < kM; ++i) {
+    if (start == nullptr) {
+      acc0[i] = hn::Zero(d);
+      acc1[i] = hn::Zero(d);
+    } else {
+      acc0[i] = load<kWhole>(d, start + i * g.start_row, width);
+      acc1[i] = load<kWhole>(d, start + i * g.start_row + lanes, width - lanes);
+    }
+  }
+  const int64_t a_row = kUnit ? 1 : g.a_row, a_col = g.a_col, b_row = g.b_row;
+  for (int64_t p = g.k; p > 0; --p) {
+    const V b0 = load<kWhole>(d, b, width);
+    const V b1 = load<kWhole>(d, b + lanes, width - lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kM; ++i) {
+      const V ai = hn::Set(d, a[i * a_row]);
+      acc0[i] = hn::MulAdd(ai, b0, acc0[i]);
+      acc1[i] = hn::MulAdd(ai, b1, acc1[i]);
+    }
+    a += a_col;
+    b += b_row;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kM; ++i) {
+    store<kWhole>(acc0[i], d, c + i * g.c_row, width);
+    store<kWhole>(acc1[i], d, c + i * g.c_row + lanes, width - lanes);
+  }
+}
+
+using Tile = void (*)(const GemmDims&, const float*, const float*, const float*, float*, int64_t);
+
+template <bool kWhole, bool kUnit, size_t... kIndex>
+constexpr std::array<Tile, kRows> tiles(std::index_sequence<kIndex...>) {
+  return {&tile<static_cast<int>(kIndex) + 1, kWhole, kUnit>...};
+}
+
+void gemm(const GemmDims& g, const float* a, const float* b, const float* start, float* c) {
+  using Index = std::make_index_sequence<kRows>;
+  static constexpr std::array<std::array<Tile, kRows>, 4> kTiles = {
+      tiles<false, false>(Index{}), tiles<false, true>(Index{}), tiles<true, false>(Index{}),
+      tiles<true, true>(Index{})};
+  const auto step = static_cast<int64_t>(2 * hn::Lanes(D()));
+  for (int64_t j = 0; j < g.n; j += step) {
+    const int64_t width = std::min(step, g.n - j);
+    const auto& tile_of = kTiles[(width == step ? 2u : 0u) + (g.a_row == 1 ? 1u : 0u)];
+    for (int64_t i = 0; i < g.m; i += kRows) {
+      const int64_t rows = std::min<int64_t>(kRows, g.m - i);
+      tile_of[static_cast<size_t>(rows - 1)](
+          g, a + i * g.a_row, b + j, start == nullptr ? nullptr : start + i * g.start_row + j,
+          c + i * g.c_row + j, width);
+    }
+  }
+}
+
+}  // namespace braid::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace braid::simd {
+
+HWY_EXPORT(gemm);
+
+void gemm(const GemmDims& dims, const float* a, const float* b, const float* start, float* c) {
+  HWY_DYNAMIC_DISPATCH(gemm)(dims, a, b, start, c);
+}
+
+void transpose(int64_t rows, int64_t columns, const float* x, int64_t x_row, float* y,
+               int64_t y_row) {
+  constexpr int64_t kBlock = 16;  // a cache line of each side
+  for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
+    const int64_t i1 = std::min(rows, i0 + kBlock);
+    for (int64_t j0 = 0; j0 < columns; j0 += kBlock) {
+      const int64_t j1 = std::min(columns, j0 + kBlock);
+      for (int64_t j = j0; j < j1; ++j) {
+        for (int64_t i = i0; i < i1; ++i) y[j * y_row + i] = x[i * x_row + j];
+      }
+    }
+  }
+}
+
+}  // namespace braid::simd
+#endif

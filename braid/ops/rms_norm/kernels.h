@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+
+namespace braid {
+
+class ThreadPool;
+
+struct RmsNormDims {
+  int64_t rows, width;
+  int64_t x_stride, dy_stride;  // elements between rows; y and dx are contiguous
+  float eps;
+  /// Rows whose contributions to dw are added up first; then the blocks are, in order.
+  static constexpr int64_t kBlockRows = 32;
+  int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
+};
+
+namespace cpu {
+
+/// `w` may be null. Writes y (rows, width) and rstd (rows).
+void rms_norm(ThreadPool& threads, const RmsNormDims& dims, const float* x, const float* w,
+              float* y, float* rstd);
+/// Writes dx, and dw where it is not null; `partial` is scratch of (blocks, width).
+void rms_norm_vjp(ThreadPool& threads, const RmsNormDims& dims, const float* x, const float* w,
+                  const float* rstd, const float* dy, float* dx, float* dw, float* partial);
+
+}  // namespace cpu
+}  // namespace braid

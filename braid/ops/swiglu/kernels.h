@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+namespace braid {
+
+class ThreadPool;
+
+struct SwigluDims {
+  int64_t rows, width;          // width is F
+  int64_t x_stride, dy_stride;  // elements between rows; y and dx are contiguous
+};
+
+namespace cpu {
+
+/// x (rows, 2 width) -> y (rows, width)
+void swiglu(ThreadPool& threads, const SwigluDims& dims, const float* x, float* y);
+/// dy (rows, width) -> dx (rows, 2 width)
+void swiglu_vjp(ThreadPool& threads, const SwigluDims& dims, const float* x, const float* dy,
+                float* dx);
+
+}  // namespace cpu
+}  // namespace braid

@@ -1,0 +1,123 @@
+#include "braid/ops/linear/bf16_widened.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+// clang-format off
+#include "braid/simd/targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "braid/ops/linear/bf16_widened.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace braid::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using D = hn::ScalableTag<float>;
+using DU = hn::RebindToUnsigned<D>;
+using V = hn::Vec<D>;
+
+// Two vectors of pairs, their even or odd halves and a broadcast stand beside the accumulators.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON
+constexpr int kRows = 13;
+#else
+constexpr int kRows = 5;
+#endif
+constexpr int64_t kPanel = 32;
+
+template <int kM>
+HWY_NOINLINE void tile(const Bf16TileDims& g, const float* a, const uint32_t* b, const float* start,
+                       float* c) {
+  const D d;
+  const DU du;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  V acc0[kM], acc1[kM];
+#pragma GCC unroll 16
+  for (int i = 0; i < kM; ++i) {
+    acc0[i] = start == nullptr ? hn::Zero(d) : hn::LoadU(d, start + i * g.start_row);
+    acc1[i] = start == nullptr ? hn::Zero(d) : hn::LoadU(d, start + i * g.start_row + lanes);
+  }
+  for (int64_t p = 0; p < g.k; p += 2) {
+    const auto pair0 = hn::LoadU(du, b), pair1 = hn::LoadU(du, b + lanes);
+    const V even0 = hn::BitCast(d, hn::ShiftLeft<16>(pair0));
+    const V even1 = hn::BitCast(d, hn::ShiftLeft<16>(pair1));
+#pragma GCC unroll 16
+    for (int i = 0; i < kM; ++i) {
+      const V ai = hn::Set(d, a[i * g.a_row]);
+      acc0[i] = hn::MulAdd(ai, even0, acc0[i]);
+      acc1[i] = hn::MulAdd(ai, even1, acc1[i]);
+    }
+    const auto high = hn::Set(du, 0xffff0000u);
+    const V odd0 = hn::BitCast(d, hn::And(pair0, high)),
+            odd1 = hn::BitCast(d, hn::And(pair1, high));
+#pragma GCC unroll 16
+    for (int i = 0; i < kM; ++i) {
+      const V ai = hn::Set(d, a[i * g.a_row + g.a_col]);
+      acc0[i] = hn::MulAdd(ai, odd0, acc0[i]);
+      acc1[i] = hn::MulAdd(ai, odd1, acc1[i]);
+    }
+    a += 2 * g.a_col;
+    b += kPanel;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kM; ++i) {
+    hn::StoreU(acc0[i], d, c + i * g.c_row);
+    hn::StoreU(acc1[i], d, c + i * g.c_row + lanes);
+  }
+}
+
+using Tile = void (*)(const Bf16TileDims&, const float*, const uint32_t*, const float*, float*);
+
+template <size_t... kIndex>
+constexpr std::array<Tile, kRows> tiles(std::index_sequence<kIndex...>) {
+  return {&tile<static_cast<int>(kIndex) + 1>...};
+}
+
+// A panel that is not full goes by way of a whole tile on the stack: the panel
+// itself is padded, the rows of c are not.
+void bf16_tile(const Bf16TileDims& g, const float* a, const BF16* b, const float* start, float* c) {
+  static constexpr auto kTiles = tiles(std::make_index_sequence<kRows>{});
+  const auto step = static_cast<int64_t>(2 * hn::Lanes(D()));
+  const auto* units = reinterpret_cast<const uint32_t*>(b);
+  for (int64_t i = 0; i < g.m; i += kRows) {
+    const int64_t rows = std::min<int64_t>(kRows, g.m - i);
+    const Tile tile_of = kTiles[static_cast<size_t>(rows - 1)];
+    for (int64_t j = 0; j < g.n; j += step) {
+      const float* from = start == nullptr ? nullptr : start + i * g.start_row + j;
+      float* to = c + i * g.c_row + j;
+      if (g.n - j >= step) {
+        tile_of(g, a + i * g.a_row, units + j, from, to);
+        continue;
+      }
+      float whole[kRows * kPanel] = {};
+      Bf16TileDims dims = g;
+      dims.c_row = dims.start_row = kPanel;
+      for (int64_t r = 0; r < rows && from != nullptr; ++r) {
+        std::copy_n(from + r * g.start_row, g.n - j, whole + r * kPanel);
+      }
+      tile_of(dims, a + i * g.a_row, units + j, whole, whole);
+      for (int64_t r = 0; r < rows; ++r) {
+        std::copy_n(whole + r * kPanel, g.n - j, to + r * g.c_row);
+      }
+    }
+  }
+}
+
+}  // namespace braid::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace braid::cpu {
+
+HWY_EXPORT(bf16_tile);
+
+void bf16_tile_widened(const Bf16TileDims& dims, const float* a, const BF16* b, const float* start,
+                       float* c) {
+  HWY_DYNAMIC_DISPATCH(bf16_tile)(dims, a, b, start, c);
+}
+
+}  // namespace braid::cpu
+#endif

@@ -1,0 +1,210 @@
+#include <algorithm>
+
+#include "braid/core/thread_pool.h"
+#include "braid/ops/linear/bf16.h"
+#include "braid/ops/linear/kernels.h"
+#include "braid/simd/gemm.h"
+
+namespace braid::cpu {
+namespace {
+
+constexpr int64_t kPanel = PackedMatrix::kPanel;
+constexpr int64_t kTileRows = 14;
+// Half of an L2 holds a slab of a while panels of b stream past it.
+constexpr int64_t kSlabBytes = 384 << 10;
+// Inputs at a time when there are many rows: a tile of a and the panel it meets stay near.
+constexpr int64_t kBlockUnits = 1024;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How a call is cut up. None of it changes a bit of the result: a block of k continues the chain
+// that the one before it stored.
+struct Plan {
+  bool pairs;     // a is bfloat16 pairs, a unit is a pair; else a unit is a float
+  bool packed;    // a is copied into tiles, [tile][unit][rows]
+  int64_t units;  // along k
+  int64_t rows;   // of a tile
+  int64_t tiles;  // of a
+  int64_t slab;   // tiles to a task
+  int64_t group;  // panels to a task
+  int64_t block;  // units to a block
+  int64_t slabs, groups;
+};
+
+// m and n are positive.
+Plan make_plan(const LinearDims& dims, int threads) {
+  Plan plan{};
+  const bool bf16 = dims.b.dtype == DType::kBF16;
+  plan.pairs = bf16 && has_bf16_dot();
+  plan.packed = bf16 || dims.m > kTileRows;
+  plan.units = plan.pairs ? dims.b.padded_k() / 2 : dims.b.padded_k();
+  plan.tiles = ceil_div(dims.m, kTileRows);
+  plan.rows = ceil_div(dims.m, plan.tiles);
+  const int64_t blocks =
+      plan.tiles <= 1 ? 1 : std::max<int64_t>(1, ceil_div(plan.units, kBlockUnits));
+  plan.block = std::max<int64_t>(2, ceil_div(ceil_div(plan.units, blocks), 2) * 2);
+
+  const int64_t tile_bytes = std::max<int64_t>(1, plan.rows * plan.block * 4);
+  plan.slabs = ceil_div(plan.tiles, std::max<int64_t>(1, kSlabBytes / tile_bytes));
+  plan.slab = ceil_div(plan.tiles, plan.slabs);
+
+  // Enough tasks to even out the end of the loop; none so small that starting it costs more.
+  const int64_t panels = dims.b.panels();
+  const int64_t wanted = ceil_div(8 * threads, plan.slabs);
+  const int64_t panel_bytes = std::max<int64_t>(1, static_cast<int64_t>(dims.b.panel_bytes()));
+  const int64_t smallest = ceil_div(int64_t{64} << 10, panel_bytes * plan.slab * plan.rows);
+  const int64_t largest = std::max<int64_t>(1, (int64_t{512} << 10) / panel_bytes);
+  plan.group = ceil_div(panels, wanted);
+  if (plan.slabs <= 1) plan.group = std::min(plan.group, largest);
+  plan.group = std::min(panels, std::max(plan.group, smallest));
+  plan.groups = ceil_div(panels, plan.group);
+  return plan;
+}
+
+// Rounds `rows` rows of a to pairs and turns them into columns, a block at a time.
+void pack_tile_pairs(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a,
+                     float* out) {
+  const int64_t k = dims.b.k;
+  if (dims.a_column != 1) {
+    const float zeros[kTileRows] = {};
+    for (int64_t p = 0; p < k; p += 2) {
+      round_pairs_to_bf16(rows, a + p * dims.a_column,
+                          p + 1 < k ? a + (p + 1) * dims.a_column : zeros,
+                          reinterpret_cast<BF16*>(out + p / 2 * plan.rows));
+    }
+    return;
+  }
+  constexpr int64_t kBlock = 256;
+  alignas(64) float pairs[kTileRows * kBlock / 2];
+  for (int64_t p0 = 0; p0 < k; p0 += kBlock) {
+    const int64_t count = std::min(kBlock, k - p0);
+    for (int64_t i = 0; i < rows; ++i) {
+      auto* to = reinterpret_cast<BF16*>(pairs + i * kBlock / 2);
+      round_to_bf16(count, a + i * dims.a_row + p0, to);
+      if (count % 2 != 0) to[count] = BF16{};
+    }
+    simd::transpose(rows, ceil_div(count, 2), pairs, kBlock / 2, out + p0 / 2 * plan.rows,
+                    plan.rows);
+  }
+}
+
+void pack_tile(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a, float* out) {
+  if (plan.pairs) {
+    pack_tile_pairs(dims, plan, rows, a, out);
+    return;
+  }
+  if (dims.a_column == 1) {
+    simd::transpose(rows, dims.b.k, a, dims.a_row, out, plan.rows);
+  } else {
+    for (int64_t p = 0; p < dims.b.k; ++p) {
+      std::copy_n(a + p * dims.a_column, rows, out + p * plan.rows);
+    }
+  }
+  for (int64_t p = dims.b.k; p < plan.units; ++p) std::fill_n(out + p * plan.rows, rows, 0.0f);
+}
+
+struct Operands {
+  const float* a;  // tiles if packed
+  const std::byte* b;
+  const float* start;
+  float* c;
+};
+
+// One tile of rows against one panel over the units [u0, u1).
+void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64_t tile,
+              int64_t panel, int64_t u0, int64_t u1) {
+  const int64_t row0 = tile * plan.rows, column0 = panel * kPanel;
+  const int64_t rows = std::min(plan.rows, dims.m - row0);
+  const int64_t width = std::min(kPanel, dims.b.n - column0);
+  const float* a = plan.packed ? x.a + (tile * plan.units + u0) * plan.rows
+                               : x.a + row0 * dims.a_row + u0 * dims.a_column;
+  const int64_t a_row = plan.packed ? 1 : dims.a_row;
+  const int64_t a_col = plan.packed ? plan.rows : dims.a_column;
+  const std::byte* b = x.b + static_cast<size_t>(panel) * dims.b.panel_bytes();
+  float* c = x.c + row0 * dims.c_row + column0;
+  const float* start = u0 > 0               ? c
+                       : x.start == nullptr ? nullptr
+                                            : x.start + row0 * dims.start_row + column0;
+  const int64_t start_row = u0 > 0 ? dims.c_row : dims.start_row;
+  if (dims.b.dtype == DType::kF32) {
+    const simd::GemmDims gemm{.m = rows,
+                              .n = width,
+                              .k = u1 - u0,
+                              .a_row = a_row,
+                              .a_col = a_col,
+                              .b_row = kPanel,
+                              .c_row = dims.c_row,
+                              .start_row = start_row};
+    simd::gemm(gemm, a, reinterpret_cast<const float*>(b) + u0 * kPanel, start, c);
+    return;
+  }
+  const Bf16TileDims gemm{.m = rows,
+                          .n = width,
+                          .k = u1 - u0,
+                          .a_row = a_row,
+                          .a_col = a_col,
+                          .c_row = dims.c_row,
+                          .start_row = start_row};
+  const int64_t unit = plan.pairs ? 2 : 1;
+  bf16_tile(gemm, a, reinterpret_cast<const BF16*>(b) + u0 * unit * kPanel, start, c);
+}
+
+}  // namespace
+
+size_t linear_scratch_bytes(const LinearDims& dims) {
+  if (dims.m == 0 || dims.b.n == 0) return 0;
+  const Plan plan = make_plan(dims, 1);
+  return plan.packed ? static_cast<size_t>(plan.tiles * plan.rows * plan.units) * sizeof(float) : 0;
+}
+
+void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const void* b,
+            const float* start, float* c, void* scratch) {
+  if (dims.m == 0 || dims.b.n == 0) return;
+  const Plan plan = make_plan(dims, threads.size());
+  if (plan.packed) {
+    auto* tiles = static_cast<float*>(scratch);
+    const int64_t tile_units = plan.rows * plan.units;
+    const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, tile_units));
+    threads.parallel_for(plan.tiles, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t row0 = t * plan.rows;
+        pack_tile(dims, plan, std::min(plan.rows, dims.m - row0), a + row0 * dims.a_row,
+                  tiles + t * tile_units);
+      }
+    });
+    a = tiles;
+  }
+  const Operands x{a, static_cast<const std::byte*>(b), start, c};
+  // Tasks of one slab follow each other, so that a worker tends to keep its slab.
+  threads.parallel_for(plan.slabs * plan.groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t tile0 = task / plan.groups * plan.slab;
+      const int64_t tile1 = std::min(plan.tiles, tile0 + plan.slab);
+      const int64_t panel0 = task % plan.groups * plan.group;
+      const int64_t panel1 = std::min(dims.b.panels(), panel0 + plan.group);
+      int64_t u0 = 0;
+      do {
+        const int64_t u1 = std::min(plan.units, u0 + plan.block);
+        for (int64_t panel = panel0; panel < panel1; ++panel) {
+          for (int64_t tile = tile0; tile < tile1; ++tile) {
+            run_tile(dims, plan, x, tile, panel, u0, u1);
+          }
+        }
+        u0 = u1;
+      } while (u0 < plan.units);
+    }
+  });
+}
+
+void column_sum(ThreadPool& threads, int64_t rows, int64_t columns, int64_t x_row, const float* x,
+                float* y) {
+  threads.parallel_for(columns, 256, [&](int64_t begin, int64_t end) {
+    std::fill(y + begin, y + end, 0.0f);
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* from = x + i * x_row;
+      for (int64_t j = begin; j < end; ++j) y[j] += from[j];
+    }
+  });
+}
+
+}  // namespace braid::cpu

@@ -1,0 +1,223 @@
+// Products with packed weights: against the naive sum, bit for bit between batch sizes and thread
+// counts, gradients by complex step, and what packing promises about memory and values.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "braid/ops/linear/cases.h"
+#include "braid/ops/linear/linear.h"
+#include "braid/ops/linear/reference.h"
+#include "tests/support/numeric.h"
+
+namespace braid {
+namespace {
+
+using test::Complex;
+
+// Both operands already rounded where the product rounds them, so that only sums differ.
+Tensor rounded(Tensor x, DType dtype) {
+  if (dtype != DType::kBF16) return x;
+  for (int64_t i = 0; i < x.count(); ++i) x.f32()[i] = to_float(to_bf16(x.f32()[i]));
+  return x;
+}
+
+Tensor strided(const Tensor& x, int64_t pad) {
+  const int64_t width = x.dim(1) + pad;
+  Tensor wide = test::randn({x.rows(), width}, 99);
+  for (int64_t i = 0; i < x.rows(); ++i) {
+    std::copy_n(x.f32() + i * x.dim(1), x.dim(1), wide.f32() + i * width);
+  }
+  return wide.slice_columns(0, x.dim(1));
+}
+
+class Linear : public ::testing::TestWithParam<DType> {
+ protected:
+  Context ctx_{{.threads = 2, .poison = true}};
+};
+
+TEST_P(Linear, MatchesTheReference) {
+  for (const auto& [m, n, k] : cases::kLinearOdd) {
+    const Tensor x = rounded(test::randn({m, k}, 1), GetParam());
+    const Tensor plain = rounded(test::randn({n, k}, 2), GetParam());
+    const Tensor bias = test::randn({n}, 3), residual = test::randn({m, n}, 4);
+    const Weight w = Weight::make(ctx_, plain, {.packed_dtype = GetParam()});
+    EXPECT_TRUE(w.finite());
+    EXPECT_TRUE(test::same_bits(w.to_plain(ctx_, DType::kF32), plain));
+    const auto vx = test::values(x), vw = test::values(plain);
+    const double tol = test::tolerance(DType::kF32, k + 1);
+    std::vector<double> want = reference::linear(m, n, k, vx, vw, test::values(bias));
+    test::expect_close(linear(ctx_, x, w, bias), want, tol, "bias");
+    test::expect_close(linear(ctx_, strided(x, 5), w, bias), want, tol, "strided");
+    want = reference::linear(m, n, k, vx, vw, {});
+    test::expect_close(linear(ctx_, x, w), want, tol, "no bias");
+    for (size_t i = 0; i < want.size(); ++i) want[i] += residual.f32()[i];
+    test::expect_close(linear_residual(ctx_, x, w, strided(residual, 3)), want, tol, "residual");
+  }
+}
+
+TEST_P(Linear, RowsAreTheSameBitsInEveryBatchOnAnyNumberOfThreads) {
+  constexpr int64_t n = 1100, k = 2101;
+  const Tensor x = test::randn({65, k}, 1), bias = test::randn({n}, 2);
+  const Weight w = Weight::make(ctx_, test::randn({n, k}, 3), {.packed_dtype = GetParam()});
+  const Tensor whole = linear(ctx_, x, w, bias);
+  for (const int threads : {1, 3}) {
+    Context other({.threads = threads});
+    EXPECT_TRUE(test::same_bits(linear(other, x, w, bias), whole));
+  }
+  for (const int64_t piece : {1, 2, 13, 14, 15, 16, 33}) {
+    for (int64_t i = 0; i < 65; i += piece) {
+      const int64_t end = std::min<int64_t>(65, i + piece);
+      ASSERT_TRUE(
+          test::same_bits(linear(ctx_, x.slice_rows(i, end), w, bias), whole.slice_rows(i, end)))
+          << "rows " << i << " to " << end;
+    }
+  }
+}
+
+TEST_P(Linear, PartsOfAWeightAreTheRowsOfTheWhole) {
+  constexpr int64_t k = 67;
+  const Tensor plain = test::randn({101, k}, 1), x = test::randn({5, k}, 2);
+  const Weight whole = Weight::make(ctx_, plain, {.packed_dtype = GetParam()});
+  const Tensor y = linear(ctx_, x, whole);
+  for (const int64_t cut : {64, 33}) {  // at a panel's edge and inside one
+    const Weight parts = Weight::concat_rows(
+        ctx_, {plain.slice_rows(0, cut), plain.slice_rows(cut, 101)}, {.packed_dtype = GetParam()});
+    EXPECT_TRUE(test::same_bits(linear(ctx_, x, parts), y));
+  }
+}
+
+TEST_P(Linear, GradientsMatchComplexStep) {
+  for (const auto& [m, n, k] : {cases::LinearCase{3, 5, 7}, cases::LinearCase{17, 35, 3}}) {
+    const Tensor dy = rounded(test::randn({m, n}, 4), GetParam());
+    Tensor x = rounded(test::randn({m, k}, 1), GetParam());
+    Tensor bias = test::randn({n}, 3), residual = test::randn({m, n}, 5);
+    Tensor plain = rounded(test::randn({n, k}, 2), GetParam());
+    Tape tape;
+    tape.watch(x);
+    tape.watch(plain);
+    tape.watch(bias);
+    tape.watch(residual);
+    Context recorded = ctx_.with_tape(&tape);
+    const WeightOptions options{.packed_dtype = GetParam(), .trainable = true};
+    const Weight w = Weight::make(ctx_, plain, options);
+    const Tensor y = linear(recorded, x, w, bias);
+    const Tensor z = linear_residual(recorded, x, w, residual);
+    const std::vector<double> vdy = test::values(dy), vx = test::values(x),
+                              vw = test::values(plain), vb = test::values(bias);
+    tape.backward(ctx_, {y, z}, {dy, strided(dy, 2)});
+    const auto run = [&](const std::vector<Complex>& a, const std::vector<Complex>& b,
+                         const std::vector<Complex>& c) {
+      const auto one = test::dot(reference::linear(m, n, k, a, b, c), vdy);
+      return one + test::dot(reference::linear(m, n, k, a, b, {}), vdy);
+    };
+    const auto cx = test::as<Complex>(vx), cw = test::as<Complex>(vw), cb = test::as<Complex>(vb);
+    const double tol = test::tolerance(DType::kF32, m + n);
+    test::expect_close(tape.grad(x),
+                       test::complex_step(vx, [&](const auto& v) { return run(v, cw, cb); }), tol,
+                       "dx");
+    test::expect_close(tape.grad(plain),
+                       test::complex_step(vw, [&](const auto& v) { return run(cx, v, cb); }), tol,
+                       "dw");
+    test::expect_close(tape.grad(bias),
+                       test::complex_step(vb, [&](const auto& v) { return run(cx, cw, v); }), tol,
+                       "dbias");
+    test::expect_close(tape.grad(residual), vdy, 0.0001, "dresidual");
+  }
+}
+
+TEST_P(Linear, AFrozenWeightStillGivesTheGradientOfItsInput) {
+  Tensor x = test::randn({4, 9}, 1);
+  const Tensor plain = test::randn({37, 9}, 2), dy = test::randn({4, 37}, 3);
+  std::vector<Tensor> got;
+  for (const bool trainable : {false, true}) {
+    Tape tape;
+    x.set_grad_id(0);
+    tape.watch(x);
+    Context recorded = ctx_.with_tape(&tape);
+    const Weight w =
+        Weight::make(ctx_, plain, {.packed_dtype = GetParam(), .trainable = trainable});
+    tape.backward(ctx_, {linear(recorded, x, w)}, {dy});
+    got.push_back(tape.grad(x));
+  }
+  EXPECT_TRUE(test::same_bits(got[0], got[1]));
+}
+
+TEST_P(Linear, GradientsDoNotDependOnThreads) {
+  std::vector<Tensor> got;
+  for (const int threads : {1, 2, 3}) {
+    Context ctx({.threads = threads});
+    Tensor x = test::randn({300, 70}, 1), plain = test::randn({90, 70}, 2);
+    Tape tape;
+    tape.watch(x);
+    tape.watch(plain);
+    Context recorded = ctx.with_tape(&tape);
+    const Weight w = Weight::make(ctx, plain, {.packed_dtype = GetParam(), .trainable = true});
+    tape.backward(ctx, {linear(recorded, x, w)}, {test::randn({300, 90}, 3)});
+    got.push_back(tape.grad(x));
+    got.push_back(tape.grad(plain));
+  }
+  for (size_t i = 2; i < got.size(); ++i) EXPECT_TRUE(test::same_bits(got[i], got[i % 2]));
+}
+
+TEST_P(Linear, RepackFollowsThePlainMatrix) {
+  const Tensor x = test::randn({3, 10}, 1), plain = test::randn({40, 10}, 2);
+  const WeightOptions options{.packed_dtype = GetParam(), .trainable = true};
+  Weight w = Weight::make(ctx_, test::randn({40, 10}, 3), options);
+  std::copy_n(plain.f32(), plain.count(), w.plain().f32());
+  w.repack(ctx_);
+  const Weight fresh = Weight::make(ctx_, plain, options);
+  EXPECT_TRUE(test::same_bits(linear(ctx_, x, w), linear(ctx_, x, fresh)));
+  const Tensor turned = w.packed_transpose(ctx_), want = fresh.packed_transpose(ctx_);
+  EXPECT_EQ(std::memcmp(turned.raw(), want.raw(), want.bytes()), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, Linear, ::testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& dtype) { return std::string(to_string(dtype.param)); });
+
+TEST(Weight, SourcesOfEveryDTypeKeepTheirValues) {
+  Context ctx({.threads = 2});
+  const std::vector<float> want = {1.0f, -2.5f, 0.15625f, 0.0f, 65504.0f, -0.5f};
+  std::vector<BF16> b(6);
+  for (size_t i = 0; i < 6; ++i) b[i] = to_bf16(want[i]);
+  Tensor half(host_tensor(std::vector<int32_t>{static_cast<int32_t>(0xC1003C00u),
+                                               static_cast<int32_t>(0x00003100u),
+                                               static_cast<int32_t>(0xB8007BFFu)},
+                          {3})
+                  .storage(),
+              0, {2, 3}, DType::kF16, 3);
+  const Weight from_half = Weight::make(ctx, half);
+  EXPECT_EQ(test::values(from_half.to_plain(ctx, DType::kF32)),
+            std::vector<double>(want.begin(), want.end()));
+  const Weight from_bf16 = Weight::make(ctx, host_tensor(b, {2, 3}));
+  EXPECT_EQ(from_bf16.to_plain(ctx, DType::kF32).f32()[2], 0.15625f);
+  EXPECT_EQ(from_bf16.to_plain(ctx, DType::kBF16).data<BF16>()[4].bits, b[4].bits);
+}
+
+TEST(Weight, ReportsValuesThatAreNotFinite) {
+  Context ctx({.threads = 2});
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      Tensor plain = test::randn({70, 9}, 1);
+      EXPECT_TRUE(Weight::make(ctx, plain, {.packed_dtype = dtype}).finite());
+      plain.f32()[plain.count() - 1] = bad;
+      EXPECT_FALSE(Weight::make(ctx, plain, {.packed_dtype = dtype}).finite());
+      EXPECT_FALSE(Weight::make(ctx, plain, {.packed_dtype = dtype, .trainable = true}).finite());
+    }
+  }
+}
+
+TEST(Weight, RefusesWhatDoesNotFit) {
+  Context ctx({.threads = 1});
+  const Weight w = Weight::make(ctx, test::randn({4, 3}, 1));
+  EXPECT_THROW(linear(ctx, test::randn({2, 4}, 1), w), Error);
+  EXPECT_THROW(linear(ctx, test::randn({2, 3}, 1), w, test::randn({3}, 1)), Error);
+  EXPECT_THROW(linear_residual(ctx, test::randn({2, 3}, 1), w, test::randn({2, 3}, 1)), Error);
+  EXPECT_THROW(linear(ctx, test::randn({2, 3}, 1), Weight{}), Error);
+  EXPECT_THROW(Weight::make(ctx, test::randn({4}, 1)), Error);
+  EXPECT_THROW(Weight::make(ctx, host_tensor(std::vector<int32_t>(4), {2, 2})), Error);
+  EXPECT_THROW(Weight::concat_rows(ctx, {test::randn({4, 3}, 1), test::randn({4, 2}, 1)}), Error);
+}
+
+}  // namespace
+}  // namespace braid

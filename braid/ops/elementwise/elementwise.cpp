@@ -1,0 +1,62 @@
+#include "braid/ops/elementwise/elementwise.h"
+
+#include "braid/core/kernel.h"
+#include "braid/ops/elementwise/kernels.h"
+
+namespace braid {
+namespace {
+
+using Add = Kernel<&cpu::add>;
+using Scale = Kernel<&cpu::scale>;
+
+// Contiguous tensors are one long row, so that the work splits evenly whatever their shape.
+ElementwiseDims dims_of(const Tensor& a, const Tensor& b, const Tensor& y) {
+  if (a.contiguous() && b.contiguous() && y.contiguous()) {
+    return {.rows = 1, .width = a.count(), .a_stride = 0, .b_stride = 0, .y_stride = 0};
+  }
+  return {.rows = a.rows(),
+          .width = a.row_count(),
+          .a_stride = a.row_stride(),
+          .b_stride = b.row_stride(),
+          .y_stride = y.row_stride()};
+}
+
+Tensor scaled(Context& ctx, const Tensor& x, float s) {
+  Tensor y = ctx.empty(x.shape());
+  Scale::run(ctx, "scale", dims_of(x, x, y), s, x.f32(), y.f32());
+  return y;
+}
+
+}  // namespace
+
+Tensor add(Context& ctx, const Tensor& a, const Tensor& b) {
+  check(a.shape() == b.shape(), "add: b has shape {}, want {}", to_string(b.shape()),
+        to_string(a.shape()));
+  Tensor y = ctx.empty(a.shape());
+  Add::run(ctx, "add", dims_of(a, b, y), a.f32(), b.f32(), y.f32());
+  if (Tape* tape = ctx.tape()) {
+    tape->record({a, b}, y, [](Context&, const Tensor& dy) -> Grads { return {dy, dy}; });
+  }
+  return y;
+}
+
+void add_into(Context& ctx, Tensor& acc, const Tensor& x) {
+  if (ctx.tape() != nullptr) {
+    acc = add(ctx, acc, x);
+    return;
+  }
+  check(acc.shape() == x.shape(), "add_into: x has shape {}, want {}", to_string(x.shape()),
+        to_string(acc.shape()));
+  Add::run(ctx, "add_into", dims_of(acc, x, acc), acc.f32(), x.f32(), acc.f32());
+}
+
+Tensor scale(Context& ctx, const Tensor& x, float s) {
+  Tensor y = scaled(ctx, x, s);
+  if (Tape* tape = ctx.tape()) {
+    tape->record({x}, y,
+                 [s](Context& inner, const Tensor& dy) -> Grads { return {scaled(inner, dy, s)}; });
+  }
+  return y;
+}
+
+}  // namespace braid

@@ -1,0 +1,62 @@
+// add, add_into and scale against their references, their gradients against complex step, and that
+// adding in place spares what a tape has kept.
+
+#include "braid/ops/elementwise/cases.h"
+#include "braid/ops/elementwise/elementwise.h"
+#include "braid/ops/elementwise/reference.h"
+#include "tests/support/numeric.h"
+
+namespace braid {
+namespace {
+
+using namespace test;
+
+const double kTolerance = tolerance(DType::kF32, 1);
+
+TEST(Elementwise, MatchesReferenceOnStridedRows) {
+  Context ctx(ContextOptions{.threads = 2, .poison = true});
+  for (const auto& [rows, width] : cases::kElementwiseTest) {
+    const Tensor a = randn({rows, width + 3}, 1).slice_columns(1, 1 + width);
+    const Tensor b = randn({rows, width}, 2);
+    const auto sum = reference::add(values(a), values(b));
+    expect_close(add(ctx, a, b), sum, kTolerance, "a + b");
+    expect_close(add(ctx, b, b), reference::scale(values(b), 2), kTolerance, "b + b");
+    expect_close(scale(ctx, a, -0.3f), reference::scale(values(a), -0.3f), kTolerance, "scale");
+    Tensor acc = a;
+    add_into(ctx, acc, b);
+    expect_close(acc, sum, kTolerance, "add_into");
+    EXPECT_EQ(acc.raw(), a.raw());
+  }
+}
+
+TEST(Elementwise, GradientsMatchComplexStep) {
+  Context ctx;
+  Tape tape;
+  Tensor a = randn({3, 5}, 1), b = randn({3, 5}, 2);
+  const auto as_values = values(a), bs = values(b), dy = values(randn({3, 5}, 3));
+  tape.watch(a);
+  tape.watch(b);
+  Context taped = ctx.with_tape(&tape);
+  Tensor h = a;
+  add_into(taped, h, scale(taped, b, 3.0f));
+  EXPECT_EQ(values(a), as_values) << "the tape's inputs must stay";
+  tape.backward(ctx, {h}, {randn({3, 5}, 3)});
+  const auto da = complex_step(as_values, [&](const std::vector<Complex>& z) {
+    return dot(reference::add(z, reference::scale(as<Complex>(bs), 3)), dy);
+  });
+  const auto db = complex_step(bs, [&](const std::vector<Complex>& z) {
+    return dot(reference::add(as<Complex>(as_values), reference::scale(z, 3)), dy);
+  });
+  expect_close(tape.grad(a), da, kTolerance, "da");
+  expect_close(tape.grad(b), db, kTolerance, "db");
+}
+
+TEST(Elementwise, RefusesOtherShapes) {
+  Context ctx;
+  Tensor a = randn({2, 3}, 1);
+  EXPECT_THROW(add(ctx, a, randn({3, 2}, 1)), Error);
+  EXPECT_THROW(add_into(ctx, a, randn({2, 2}, 1)), Error);
+}
+
+}  // namespace
+}  // namespace braid

@@ -1,0 +1,156 @@
+#include "braid/model/checkpoint.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "braid/core/error.h"
+#include "braid/model/families/family.h"
+#include "braid/model/json.h"
+#include "braid/model/stack_spec.h"
+
+namespace braid {
+
+// `family` is null for native names.
+struct Checkpoint::Names {
+  const Family* family = nullptr;
+  WeightMap map;
+  std::set<std::string, std::less<>> used;
+
+  std::vector<WeightPart> parts(std::string_view name) const {
+    if (family == nullptr) return {{.name = std::string(name)}};
+    const auto it = map.find(name);
+    return it == map.end() ? std::vector<WeightPart>{} : it->second;
+  }
+};
+
+Checkpoint::Checkpoint() : names_(std::make_unique<Names>()) {}
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint::~Checkpoint() = default;
+
+Checkpoint Checkpoint::open(const std::filesystem::path& dir,
+                            std::span<const std::string_view> known) {
+  check(std::filesystem::is_directory(dir), ErrorKind::kIo,
+        "{}: not a directory, want one with config.json and model.safetensors", dir.string());
+  Checkpoint checkpoint;
+  checkpoint.directory_ = dir;
+  checkpoint.config_ = load_config(dir, known);
+  checkpoint.file_ = SafetensorsFile::open(dir);
+  Names& names = *checkpoint.names_;
+  names.family = find_family(checkpoint.config_.model_type);
+  if (names.family != nullptr) names.map = names.family->weights(checkpoint.config_);
+  const std::string embedding = names.parts("embedding.weight").at(0).name;
+  if (checkpoint.file_.contains(embedding) &&
+      checkpoint.file_.entry(embedding).dtype != DType::kBF16) {
+    checkpoint.config_.dtype = DType::kF32;
+  }
+  return checkpoint;
+}
+
+bool Checkpoint::contains(std::string_view name) const {
+  const std::vector<WeightPart> parts = names_->parts(name);
+  return !parts.empty() && std::ranges::all_of(parts, [&](const WeightPart& part) {
+    return file_.contains(part.name);
+  });
+}
+
+std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& wanted) const {
+  const std::vector<WeightPart> parts = names_->parts(name);
+  check(!parts.empty(), ErrorKind::kFormat, "{}: {} checkpoints have no parameter {}",
+        directory_.string(), config_.model_type, quote(name));
+  std::vector<Tensor> tensors;
+  int64_t rows = 0;
+  for (const WeightPart& part : parts) {
+    check(file_.contains(part.name), ErrorKind::kFormat, "{}: has no tensor {}, want {} of {}",
+          file_.path().string(), quote(part.name), to_string(wanted), name);
+    const SafetensorsEntry& entry = file_.entry(part.name);
+    Shape shape = wanted;  // what this part should have, in the file's rank
+    if (parts.size() > 1) shape.set(0, part.rows > 0 ? part.rows : entry.shape[0]);
+    const bool floating =
+        entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
+    check(floating, ErrorKind::kFormat, "{}: tensor {} is {}, want f32, bf16 or f16",
+          file_.path().string(), quote(part.name), to_string(entry.dtype));
+    const Shape stored = part.squeeze ? Shape{shape[0], 1, shape[1]} : shape;
+    tensors.push_back(file_.tensor(part.name, stored).reshape(shape));
+    rows += shape.rank() == 0 ? 1 : shape[0];
+    names_->used.insert(part.name);
+  }
+  check(wanted.rank() == 0 || rows == wanted[0], ErrorKind::kFormat,
+        "{}: the tensors of {} have {} rows, want {}", file_.path().string(), name, rows,
+        wanted[0]);
+  return tensors;
+}
+
+void Checkpoint::expect_all_used() const {
+  std::string head;
+  if (config_.tied && names_->family != nullptr) head = names_->parts("head.weight").at(0).name;
+  for (const std::string& name : file_.names()) {
+    if (names_->used.contains(name) || name == head) continue;
+    if (names_->family != nullptr && names_->family->ignorable(name)) continue;
+    fail(ErrorKind::kFormat, "{}: tensor {} of shape {} is not part of a {} model with this config",
+         file_.path().string(), quote(name), to_string(file_.entry(name).shape),
+         config_.model_type);
+  }
+}
+
+namespace {
+
+// A 64-bit hash by multiply and shift (the finaliser of SplitMix64); not against adversaries.
+class Hasher {
+ public:
+  void word(uint64_t value) {
+    state_ = (state_ ^ value) + 0x9e3779b97f4a7c15u;
+    state_ = (state_ ^ (state_ >> 30)) * 0xbf58476d1ce4e5b9u;
+    state_ = (state_ ^ (state_ >> 27)) * 0x94d049bb133111ebu;
+    state_ ^= state_ >> 31;
+  }
+  void bytes(const void* data, size_t size) {
+    word(size);
+    const auto* from = static_cast<const char*>(data);
+    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+      uint64_t value = 0;
+      std::memcpy(&value, from + i, std::min(sizeof value, size - i));
+      word(value);
+    }
+  }
+  void text(std::string_view text) { bytes(text.data(), text.size()); }
+  uint64_t value() const { return state_; }
+
+ private:
+  uint64_t state_ = 0;
+};
+
+}  // namespace
+
+uint64_t Checkpoint::fingerprint() const {
+  Hasher hash;
+  hash.text(config_.model_type);
+  hash.text(print_stack(config_.sublayers));
+  for (const int64_t size :
+       {config_.vocab, config_.width, int64_t{config_.tied}, static_cast<int64_t>(config_.norm),
+        static_cast<int64_t>(config_.dtype)}) {
+    hash.word(static_cast<uint64_t>(size));
+  }
+  for (const double scale : {config_.norm_eps, config_.embedding_scale, config_.logit_scale}) {
+    hash.bytes(&scale, sizeof scale);
+  }
+  constexpr size_t kBlock = 256, kBlocks = 16;
+  for (const std::string& name : file_.names()) {
+    const Tensor tensor = file_.tensor(name);
+    hash.text(name);
+    hash.word(static_cast<uint64_t>(tensor.dtype()));
+    for (const int64_t extent : tensor.shape().dims()) hash.word(static_cast<uint64_t>(extent));
+    const auto* data = static_cast<const char*>(tensor.raw());
+    const size_t bytes = tensor.bytes();
+    if (bytes <= kBlock * kBlocks) {
+      hash.bytes(data, bytes);
+      continue;
+    }
+    for (size_t i = 0; i < kBlocks; ++i) {  // the first and the last bytes are among them
+      hash.bytes(data + (bytes - kBlock) / (kBlocks - 1) * i, kBlock);
+    }
+    hash.bytes(data + bytes - kBlock, kBlock);
+  }
+  return hash.value();
+}
+
+}  // namespace braid

@@ -1,0 +1,54 @@
+#include "braid/model/families/family.h"
+
+#include <nlohmann/json.hpp>
+
+#include "braid/core/error.h"
+
+namespace braid {
+
+const Family* find_family(std::string_view model_type) {
+  for (const Family* family : {&kLlamaFamily, &kMistralFamily, &kMamba2Family}) {
+    if (family->model_type == model_type) return family;
+  }
+  return nullptr;
+}
+
+SpecBuilder& SpecBuilder::set_text(std::string key, std::string value) {
+  spec_.args.push_back({std::move(key), std::move(value), 0});
+  return *this;
+}
+
+SpecBuilder& SpecBuilder::value(int64_t value) { return set_text("", std::to_string(value)); }
+
+SpecBuilder& SpecBuilder::set(std::string key, int64_t value) {
+  return set_text(std::move(key), std::to_string(value));
+}
+
+SpecBuilder& SpecBuilder::set_number(std::string key, double value) {
+  return set_text(std::move(key), format_number(value));
+}
+
+SpecBuilder& SpecBuilder::set_numbers(std::string key, std::span<const double> values) {
+  std::string text;
+  for (const double value : values) {
+    if (!text.empty()) text += '/';
+    text += format_number(value);
+  }
+  return set_text(std::move(key), std::move(text));
+}
+
+ModelConfig common_config(const JsonObject& json, bool tied) {
+  ModelConfig config;
+  config.model_type = json.text("model_type");
+  config.vocab = json.integer("vocab_size", 1, kMaxVocab);
+  config.width = json.integer("hidden_size", 1, kMaxWidth);
+  config.tied = json.flag_or("tie_word_embeddings", tied);
+  if (json.has("quantization_config")) json.refuse("quantization_config", "no quantised weights");
+  return config;
+}
+
+void want_silu(const JsonObject& json, std::string_view key) {
+  if (json.text_or(key, "silu") != "silu") json.refuse(key, "\"silu\"");
+}
+
+}  // namespace braid

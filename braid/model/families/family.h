@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "braid/model/config.h"
+#include "braid/model/json.h"
+
+namespace braid {
+
+/// One tensor of a checkpoint that becomes (some rows of) a parameter.
+struct WeightPart {
+  std::string name;
+  int64_t rows = 0;      // how many the family expects; 0: those the parameter leaves
+  bool squeeze = false;  // (C, 1, W) in the file, (C, W) here
+};
+
+/// Native parameter name <- tensors of the checkpoint, concatenated along rows.
+using WeightMap = std::map<std::string, std::vector<WeightPart>, std::less<>>;
+
+/// A published family: how its config.json becomes a ModelConfig and how its tensors are called.
+struct Family {
+  std::string_view model_type;
+  ModelConfig (*config)(const JsonObject& json);
+  WeightMap (*weights)(const ModelConfig& config);
+  /// Tensors that a checkpoint may carry and that say nothing the config does not.
+  bool (*ignorable)(std::string_view name);
+};
+
+extern const Family kLlamaFamily, kMistralFamily, kMamba2Family;
+
+/// Nullptr for a family there is none of (and for "braid", which needs no table).
+const Family* find_family(std::string_view model_type);
+
+// What families share.
+
+/// Limits of sizes in configs: far above any model, and their products fit 63 bits.
+constexpr int64_t kMaxWidth = int64_t{1} << 20;
+constexpr int64_t kMaxVocab = int64_t{1} << 26;
+constexpr int64_t kMaxLayers = 2048;
+constexpr int64_t kMaxPositions = SpecOptions::kMaxInteger;
+
+/// Builds the spec of a sublayer as if it had been written.
+class SpecBuilder {
+ public:
+  explicit SpecBuilder(std::string name) { spec_.name = std::move(name); }
+  SpecBuilder& value(int64_t value);
+  SpecBuilder& set(std::string key, int64_t value);
+  SpecBuilder& set_number(std::string key, double value);
+  SpecBuilder& set_text(std::string key, std::string value);
+  SpecBuilder& set_numbers(std::string key, std::span<const double> values);
+  SublayerSpec build() { return std::move(spec_); }
+
+ private:
+  SublayerSpec spec_;
+};
+
+/// vocab_size, hidden_size, bos_token_id, eos_token_id, dtype or torch_dtype; refuses
+/// quantization_config. `tied` is the family's default.
+ModelConfig common_config(const JsonObject& json, bool tied);
+/// `key` must be "silu" where it is given.
+void want_silu(const JsonObject& json, std::string_view key);
+
+// The decoder layout of Llama and Mistral: two sublayers a layer, attention and SwiGLU.
+
+/// Fills `config` from the keys that both have. `attention` carries what differs: its name, its
+/// window, its biases.
+void decoder_config(const JsonObject& json, SpecBuilder attention, bool mlp_bias,
+                    ModelConfig* config);
+WeightMap decoder_weights(const ModelConfig& config);
+bool decoder_ignorable(std::string_view name);
+/// Adds rope, theta and what the kind of scaling needs; reads `rope_parameters` as well as
+/// `rope_theta` and `rope_scaling`.
+void rope_options(const JsonObject& json, int64_t head_dim, int64_t max_positions,
+                  SpecBuilder* attention);
+
+}  // namespace braid

@@ -27,6 +27,8 @@ struct RopeOptions {
   double mscale = 0.0, mscale_all_dim = 0.0;      // yarn: attention factor as a quotient, if both
   std::optional<double> attention_factor;         // on cos and sin; else as the kind says
   std::vector<double> short_factor, long_factor;  // longrope: (rotary_dim / 2) each
+
+  friend bool operator==(const RopeOptions&, const RopeOptions&) = default;
 };
 
 /// One scale: the frequencies of the pairs and the factor on cosine and sine.

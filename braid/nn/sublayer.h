@@ -1,0 +1,88 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "braid/core/context.h"
+#include "braid/core/sequence_batch.h"
+#include "braid/nn/parameter.h"
+#include "braid/nn/spec.h"
+#include "braid/nn/state.h"
+#include "braid/ops/rope/rope.h"
+
+namespace braid {
+
+/// What flows down the stack beside the hidden rows: computed once per forward pass, read by all.
+class Stream {
+ public:
+  /// `rope_context` > 0 is the declared maximum context, which fixes rotary scales that depend on
+  /// the whole length (dynamic, longrope) while a state is carried; 0: each sequence's own length.
+  explicit Stream(const SequenceBatch& batch, int64_t rope_context = 0)
+      : batch_(&batch), rope_context_(rope_context) {}
+  const SequenceBatch& batch() const { return *batch_; }
+
+  /// Rotation angles of this batch for one rotary configuration; layers that share it share them.
+  const RopeAngles& angles(Context& ctx, const RopeOptions& options);
+
+ private:
+  const SequenceBatch* batch_;
+  int64_t rope_context_;
+  std::vector<std::pair<RopeOptions, RopeAngles>> angles_;
+};
+
+/// The sizes a sublayer is built with.
+struct SublayerConfig {
+  int64_t width = 0;  // D
+  double norm_eps = 1e-5;
+  DType state_dtype = DType::kF32;  // of keys and values
+  int64_t index = 0;                // among `count` residual sublayers, for initialisation
+  int64_t count = 1;
+};
+
+/// f of x <- x + f(norm(x)): a mixer moves information along the sequence, an ffn works at one
+/// position. One forward serves training (no state), prefill and decode (state).
+///
+/// Thread safety: forward is const and may run on several contexts at once with different states.
+class Sublayer {
+ public:
+  virtual ~Sublayer() = default;
+
+  /// y, x (N, D) packed as `stream.batch()`. Without `state` every sequence begins at its first row
+  /// with the zero state; with it, `state` is read and left as after the last row.
+  virtual Tensor forward(Context& ctx, const Tensor& x, Stream& stream,
+                         const LayerState* state) const = 0;
+  virtual StateSpec state_spec() const { return {}; }
+  virtual std::vector<Parameter*> parameters() = 0;
+  /// Floating-point operations of one token's matrix products (2 a multiply-add).
+  virtual double matmul_flops() const;
+};
+
+/// What the property suite may ask of an entry.
+struct Traits {
+  bool mixer = true;  // false: an ffn
+  bool causal = true;
+  bool streams = true;       // can carry a state
+  bool state_grows = false;  // with the number of tokens
+};
+
+/// One line of the registry.
+struct SublayerEntry {
+  std::string_view name;
+  std::unique_ptr<Sublayer> (*make)(const SublayerConfig& config, SpecOptions& options);
+  Traits traits;
+  std::string_view example;  // a spec of it at width 64, for tests and messages
+  std::string_view summary;
+};
+
+/// All mixers and ffns, in one table.
+std::span<const SublayerEntry> sublayer_registry();
+const SublayerEntry* find_sublayer(std::string_view name);
+
+/// Builds one sublayer from its spec. Throws Error(kUsage) with the column for an unknown name, an
+/// unknown option or an impossible size.
+std::unique_ptr<Sublayer> make_sublayer(const SublayerSpec& spec, const SublayerConfig& config);
+
+}  // namespace braid

@@ -1,0 +1,201 @@
+#include <algorithm>
+#include <cmath>
+
+#include "braid/ops/attention/kernels.h"
+#include "braid/ops/attention/pages.h"
+#include "braid/ops/attention/scratch.h"
+#include "braid/simd/gemm.h"
+
+// clang-format off
+#include "braid/simd/targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "braid/ops/attention/cpu.cpp"
+#include <hwy/foreach_target.h>
+#include "braid/ops/attention/exp2-inl.h"
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace braid::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+// The scores of one row; -inf where the row does not see the key.
+HWY_INLINE void mask_scores(KeyRange keys, float* s) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const V begin = hn::Set(d, static_cast<float>(keys.begin));
+  const V end = hn::Set(d, static_cast<float>(keys.end));
+  for (int64_t j = 0; j < kPageTokens; j += lanes) {
+    const V key = hn::Iota(d, static_cast<float>(j));
+    const auto seen = hn::And(hn::Ge(key, begin), hn::Lt(key, end));
+    hn::Store(hn::IfThenElse(seen, hn::Load(d, s + j), hn::Neg(hn::Inf(d))), d, s + j);
+  }
+}
+
+// max <- max(max, s) over one row of 64.
+HWY_INLINE float max_score(float max, const float* s) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  V m = hn::Set(d, max);
+  for (int64_t j = 0; j < kPageTokens; j += lanes) m = hn::Max(m, hn::Load(d, s + j));
+  return hn::GetLane(hn::MaxOfLanes(d, m));
+}
+
+// s <- 2^(s - max), and the partial sums: sum <- sum * decay + s.
+HWY_INLINE void weigh_scores(float max, float decay, float* s, float* sum) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const V m = hn::Set(d, max);
+  V total = hn::Mul(hn::Load(d, sum), hn::Set(d, decay));
+  for (int64_t j = 0; j < kPageTokens; j += lanes) {
+    const V p = exp2_nonpositive(d, hn::Sub(hn::Load(d, s + j), m));
+    hn::Store(p, d, s + j);
+    total = hn::Add(total, p);
+  }
+  hn::Store(total, d, sum);
+}
+
+HWY_INLINE void scale_row(float by, int64_t count, float* x) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t j = 0;
+  for (; j + lanes <= count; j += lanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, x + j), hn::Set(d, by)), d, x + j);
+  }
+  for (; j < count; ++j) x[j] *= by;
+}
+
+// The running maximum moves; weights and sums are taken against the new one, and what has been
+// gathered so far decays. A page that a row does not see leaves all of the row's bits alone: its
+// weights are zero and the decay is one.
+template <class RangeOf>
+HWY_INLINE void softmax_block(const AttentionScratch& at, int64_t row, int64_t rows, bool whole,
+                              int64_t value_dim, RangeOf range_of) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN float decay[kLaneSlots], max[kLaneSlots];
+  for (int64_t r = 0; r < kLaneSlots; ++r) max[r] = decay[r] = 0.0f;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* s = at.s + r * kPageTokens;
+    if (!whole) mask_scores(range_of(row + r), s);
+    decay[r] = at.max[row + r];
+    max[r] = max_score(decay[r], s);
+    at.max[row + r] = max[r];
+  }
+  for (int64_t r = 0; r < kLaneSlots; r += lanes) {
+    const V moved = hn::Sub(hn::Load(d, decay + r), hn::Load(d, max + r));
+    hn::Store(exp2_nonpositive(d, moved), d, decay + r);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    weigh_scores(max[r], decay[r], at.s + r * kPageTokens, at.sum + (row + r) * kLaneSlots);
+    if (decay[r] != 1.0f) scale_row(decay[r], value_dim, at.y + (row + r) * value_dim);
+  }
+}
+
+void load_queries(const AttentionDims& dims, const AttentionSequence& s, const AttentionItem& item,
+                  const float* q, const AttentionScratch& at) {
+  const int64_t hd = dims.head_dim, group = dims.group(), rows = item.end - item.begin;
+  const float scale = dims.scale * 1.44269504f;  // of base-2 exponentials
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t token = (item.begin + r) / group;
+    const int64_t head = item.kv_head * group + (item.begin + r) % group;
+    const float* from = q + (s.row + token) * dims.q_stride + head * hd;
+    for (int64_t j = 0; j < hd; ++j) at.q[r * hd + j] = from[j] * scale;
+  }
+  std::fill_n(at.max, rows, kNoScore);
+  std::fill_n(at.sum, rows * kLaneSlots, 0.0f);
+  std::fill_n(at.y, rows * dims.value_dim, 0.0f);
+}
+
+void store_outputs(const AttentionDims& dims, const AttentionSequence& s, const AttentionItem& item,
+                   const AttentionScratch& at, float* y, float* lse) {
+  const D d;
+  const int64_t dv = dims.value_dim, group = dims.group(), rows = item.end - item.begin;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t token = (item.begin + r) / group;
+    const int64_t head = item.kv_head * group + (item.begin + r) % group;
+    const float sum = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, at.sum + r * kLaneSlots)));
+    const int64_t out = (s.row + token) * dims.heads + head;
+    const float inverse = 1.0f / sum;
+    for (int64_t j = 0; j < dv; ++j) y[out * dv + j] = at.y[r * dv + j] * inverse;
+    if (lse != nullptr) lse[out] = at.max[r] + std::log2(sum);
+  }
+}
+
+void attend_item(const AttentionDims& dims, const AttentionSequence& s, const AttentionItem& item,
+                 const float* q, float* y, float* lse, const AttentionScratch& at) {
+  const int64_t hd = dims.head_dim, dv = dims.value_dim, group = dims.group();
+  const int64_t rows = item.end - item.begin;
+  const auto position = [&](int64_t r) { return s.start + (item.begin + r) / group; };
+  load_queries(dims, s, item, q, at);
+  const int64_t last = position(rows - 1);
+  for (int64_t base = first_page_token(dims, position(0)); base <= last; base += kPageTokens) {
+    const float* k = key_tile(dims, s.k_page(base), item.kv_head, at.k);
+    const float* v = value_tile(dims, s.v_page(base), item.kv_head, at.v);
+    for (int64_t row = 0; row < rows; row += kBlockRows) {
+      const int64_t count = std::min(kBlockRows, rows - row);
+      const KeyRange keys = visible_keys(dims, position(row), position(row + count - 1), base);
+      if (keys.empty()) continue;
+      for (int64_t block = 0; block < kPageTokens; block += kKeyBlock) {
+        if (keys.end <= block || keys.begin >= block + kKeyBlock) continue;
+        simd::gemm({.m = count,
+                    .n = kKeyBlock,
+                    .k = hd,
+                    .a_row = hd,
+                    .a_col = 1,
+                    .b_row = kKeyBlock,
+                    .c_row = kPageTokens},
+                   at.q + row * hd, k + block * hd, nullptr, at.s + block);
+      }
+      const KeyRange least = visible_keys(dims, position(row), base);
+      const KeyRange other = visible_keys(dims, position(row + count - 1), base);
+      const bool whole =
+          std::max(least.begin, other.begin) <= 0 && std::min(least.end, other.end) >= kPageTokens;
+      softmax_block(at, row, count, whole, dv,
+                    [&](int64_t r) { return visible_keys(dims, position(r), base); });
+      simd::gemm({.m = count,
+                  .n = dv,
+                  .k = keys.end - keys.begin,
+                  .a_row = kPageTokens,
+                  .a_col = 1,
+                  .b_row = dv,
+                  .c_row = dv,
+                  .start_row = dv},
+                 at.s + keys.begin, v + keys.begin * dv, at.y + row * dv, at.y + row * dv);
+    }
+  }
+  store_outputs(dims, s, item, at, y, lse);
+}
+
+}  // namespace braid::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace braid::cpu {
+
+HWY_EXPORT(attend_item);
+
+int64_t attention_scratch(const AttentionDims& dims) {
+  ScratchCursor cursor(nullptr);
+  AttentionScratch(dims, cursor);
+  return cursor.used();
+}
+
+void attention(ThreadPool& threads, const AttentionDims& dims, const AttentionSequence* sequences,
+               int64_t items, const AttentionItem* item, int64_t grain, const float* q, float* y,
+               float* lse, float* scratch) {
+  const auto attend = HWY_DYNAMIC_DISPATCH(attend_item);
+  const int64_t per_worker = attention_scratch(dims);
+  threads.parallel_for(items, grain, [&](int64_t begin, int64_t end, int worker) {
+    ScratchCursor cursor(scratch + worker * per_worker);
+    const AttentionScratch at(dims, cursor);
+    for (int64_t i = begin; i < end; ++i) {
+      attend(dims, sequences[item[i].sequence], item[i], q, y, lse, at);
+    }
+  });
+}
+
+}  // namespace braid::cpu
+#endif

@@ -22,6 +22,7 @@ void round_pairs_to_bf16(int64_t count, const float* even, const float* odd, BF1
 struct Bf16TileDims {
   int64_t m, n, k;
   int64_t a_row, a_col, c_row, start_row;
+  int64_t prefetch;  // as in simd::GemmDims
 };
 void bf16_tile(const Bf16TileDims& dims, const void* a, const void* b, const float* start,
                float* c);

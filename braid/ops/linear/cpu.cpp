@@ -39,6 +39,8 @@ Plan make_plan(const LinearDims& dims, int threads) {
   plan.packed = bf16 || dims.m > kTileRows;
   plan.units = plan.pairs ? dims.b.padded_k() / 2 : dims.b.padded_k();
   plan.tiles = ceil_div(dims.m, kTileRows);
+  // Two tiles let the next panel arrive while the second meets this one.
+  if (bf16 && plan.tiles == 1 && dims.m > kTileRows / 2) plan.tiles = 2;
   plan.rows = ceil_div(dims.m, plan.tiles);
   const int64_t blocks =
       plan.tiles <= 1 ? 1 : std::max<int64_t>(1, ceil_div(plan.units, kBlockUnits));
@@ -112,7 +114,7 @@ struct Operands {
 
 // One tile of rows against one panel over the units [u0, u1).
 void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64_t tile,
-              int64_t panel, int64_t u0, int64_t u1) {
+              int64_t panel, int64_t u0, int64_t u1, int64_t prefetch) {
   const int64_t row0 = tile * plan.rows, column0 = panel * kPanel;
   const int64_t rows = std::min(plan.rows, dims.m - row0);
   const int64_t width = std::min(kPanel, dims.b.n - column0);
@@ -134,7 +136,8 @@ void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64
                               .a_col = a_col,
                               .b_row = kPanel,
                               .c_row = dims.c_row,
-                              .start_row = start_row};
+                              .start_row = start_row,
+                              .prefetch = prefetch};
     simd::gemm(gemm, a, reinterpret_cast<const float*>(b) + u0 * kPanel, start, c);
     return;
   }
@@ -144,9 +147,17 @@ void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64
                           .a_row = a_row,
                           .a_col = a_col,
                           .c_row = dims.c_row,
-                          .start_row = start_row};
+                          .start_row = start_row,
+                          .prefetch = prefetch};
   const int64_t unit = plan.pairs ? 2 : 1;
   bf16_tile(gemm, a, reinterpret_cast<const BF16*>(b) + u0 * unit * kPanel, start, c);
+}
+
+// While tiles meet a panel, memory is idle: the first two fetch the next panel, a line each of the
+// two that a unit has.
+int64_t prefetch_offset(const LinearDims& dims, int64_t panels_left, int64_t tile, int64_t tiles) {
+  if (panels_left < 2 || tile > 1 || tiles < 2) return 0;
+  return static_cast<int64_t>(dims.b.panel_bytes()) + 64 * tile;
 }
 
 }  // namespace
@@ -187,7 +198,8 @@ void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const v
         const int64_t u1 = std::min(plan.units, u0 + plan.block);
         for (int64_t panel = panel0; panel < panel1; ++panel) {
           for (int64_t tile = tile0; tile < tile1; ++tile) {
-            run_tile(dims, plan, x, tile, panel, u0, u1);
+            run_tile(dims, plan, x, tile, panel, u0, u1,
+                     prefetch_offset(dims, panel1 - panel, tile - tile0, tile1 - tile0));
           }
         }
         u0 = u1;

@@ -1,0 +1,202 @@
+#include "braid/model/stack.h"
+
+#include "braid/model/checkpoint.h"
+#include "braid/ops/elementwise/elementwise.h"
+#include "braid/ops/embedding/embedding.h"
+#include "braid/ops/linear/linear.h"
+#include "braid/ops/view/view.h"
+
+namespace braid {
+namespace {
+
+// The segment of a branch in parameter names: its registry name, numbered when it is not the first.
+std::string branch_segment(const ParallelSpec& spec, size_t branch) {
+  const std::string& name = spec.branches[branch].name;
+  size_t before = 0;
+  for (size_t i = 0; i < branch; ++i) before += spec.branches[i].name == name;
+  return before == 0 ? name : name + "_" + std::to_string(before);
+}
+
+}  // namespace
+
+Stack::Stack(const ModelConfig& config, const StackOptions& options)
+    : config_(config), options_(options) {
+  const int64_t V = config_.vocab, D = config_.width;
+  embedding_ = {.name = "embedding.weight",
+                .shape = {V, D},
+                .matrix = true,
+                .decay = false,
+                .init = init_normal(0.02f)};
+  parameters_.push_back({embedding_.name, &embedding_});
+  const DType matrix_dtype = options_.matrix_dtype.value_or(config_.dtype);
+  sublayers_.reserve(config_.sublayers.size());
+  for (size_t i = 0; i < config_.sublayers.size(); ++i) {
+    const ParallelSpec& spec = config_.sublayers[i];
+    const std::string path = "sublayers." + std::to_string(i) + ".";
+    const SublayerConfig sublayer{
+        .width = D,
+        .norm_eps = config_.norm_eps,
+        .state_dtype = matrix_dtype == DType::kBF16 ? DType::kBF16 : DType::kF32,
+        .index = static_cast<int64_t>(i),
+        .count = static_cast<int64_t>(config_.sublayers.size())};
+    Residual& residual = sublayers_.emplace_back();
+    residual.norm = Norm("norm", D, config_.norm, config_.norm_eps);
+    std::vector<Parameter*> of_norm;
+    residual.norm.collect(of_norm);
+    for (Parameter* p : of_norm) parameters_.push_back({path + p->name, p});
+    for (size_t b = 0; b < spec.branches.size(); ++b) {
+      residual.branches.push_back(make_sublayer(spec.branches[b], sublayer));
+      residual.names.push_back(spec.branches[b].name);
+      const std::string prefix = path + branch_segment(spec, b) + ".";
+      for (Parameter* p : residual.branches.back()->parameters()) {
+        parameters_.push_back({prefix + p->name, p});
+      }
+    }
+  }
+  final_norm_ = Norm("final_norm", D, config_.norm, config_.norm_eps);
+  std::vector<Parameter*> of_norm;
+  final_norm_.collect(of_norm);
+  for (Parameter* p : of_norm) parameters_.push_back({p->name, p});
+  if (!config_.tied) {
+    head_ = {.name = "head.weight",
+             .shape = {V, D},
+             .matrix = true,
+             .decay = true,
+             .init = projection_init(D)};
+    parameters_.push_back({head_.name, &head_});
+  }
+  // Identities for the tape: fixed for the life of the stack, below Tape::kFirstId.
+  uint64_t id = 0;
+  for (auto& [name, parameter] : parameters_) {
+    parameter->name = name;
+    if (options_.trainable) parameter->value.set_grad_id(++id);
+  }
+}
+
+void Stack::load(Context& ctx, const Checkpoint& checkpoint) {
+  const ParameterOptions options{.matrix_dtype = options_.matrix_dtype.value_or(config_.dtype),
+                                 .trainable = options_.trainable};
+  for (auto& [name, parameter] : parameters_) {
+    load_parameter(ctx, *parameter, checkpoint.sources(name, parameter->shape), options);
+  }
+  checkpoint.expect_all_used();
+}
+
+void Stack::initialize(Context& ctx, const Rng& rng) {
+  const ParameterOptions options{.matrix_dtype = options_.matrix_dtype.value_or(DType::kF32),
+                                 .trainable = options_.trainable};
+  uint64_t stream = 0;
+  for (auto& [name, parameter] : parameters_) {
+    initialize_parameter(ctx, *parameter, rng.fork(stream++), options);
+  }
+}
+
+void Stack::repack(Context& ctx) {
+  for (auto& [name, parameter] : parameters_) {
+    if (parameter->matrix) parameter->weight.repack(ctx);
+  }
+}
+
+void Stack::check_batch(std::span<const int32_t> tokens, const SequenceBatch& batch,
+                        const ForwardOptions& options) const {
+  check(static_cast<int64_t>(tokens.size()) == batch.tokens(),
+        "stack: {} tokens, want the {} of the batch", tokens.size(), batch.tokens());
+  for (const int32_t token : tokens) {
+    check(0 <= token && token < config_.vocab, "stack: token {}, want 0..{}", token,
+          config_.vocab - 1);
+  }
+  if (options.states.empty()) return;
+  check(static_cast<int64_t>(options.states.size()) == batch.sequences(),
+        "stack: {} states for {} sequences", options.states.size(), batch.sequences());
+  for (size_t s = 0; s < options.states.size(); ++s) {
+    check(options.states[s]->position() == batch.starts[s],
+          "stack: sequence {} starts at {}, its state is at {}", s, batch.starts[s],
+          options.states[s]->position());
+  }
+}
+
+Tensor Stack::run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
+                           const ForwardOptions& options) const {
+  const Residual& residual = sublayers_[index];
+  const LayerState whole(options.states, index, stream.batch());
+  const Tensor x = residual.norm.forward(ctx, h);
+  Tensor y = h;
+  size_t offset = 0;
+  for (const auto& branch : residual.branches) {
+    const LayerState state = whole.branch(offset);
+    offset += branch->state_spec().size();
+    y = add(ctx, y, branch->forward(ctx, x, stream, options.states.empty() ? nullptr : &state));
+  }
+  return y;
+}
+
+Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const SequenceBatch& batch,
+                      const ForwardOptions& options) const {
+  check_batch(tokens, batch, options);
+  Stream stream(batch, options.states.empty() ? 0 : config_.max_context);
+
+  Tensor h = embedding(ctx, tokens, embedding_.weight);
+  if (config_.embedding_scale != 1.0) {
+    h = scale(ctx, h, static_cast<float>(config_.embedding_scale));
+  }
+  for (size_t i = 0; i < sublayers_.size(); ++i) {
+    if (ctx.tape() != nullptr && options_.recompute) {
+      // The closure outlives this call, so it holds its own batch.
+      h = recompute(ctx, {h}, [this, i, batch](Context& inner, const std::vector<Tensor>& inputs) {
+        Stream again(batch);
+        return std::vector<Tensor>{run_sublayer(inner, i, inputs[0], again, {})};
+      })[0];
+    } else {
+      h = run_sublayer(ctx, i, h, stream, options);
+    }
+  }
+  if (options.rows) h = gather_rows(ctx, h, *options.rows);
+  h = final_norm_.forward(ctx, h);
+  Tensor logits = linear(ctx, h, config_.tied ? embedding_.weight : head_.weight);
+  if (config_.logit_scale != 1.0) {
+    logits = scale(ctx, logits, static_cast<float>(config_.logit_scale));
+  }
+  for (size_t s = 0; s < options.states.size(); ++s) {
+    options.states[s]->advance(batch.length(static_cast<int64_t>(s)));
+  }
+  return logits;
+}
+
+State Stack::make_state(const Context& ctx) const { return State(ctx.shared_api(), state_specs()); }
+
+std::vector<StateSpec> Stack::state_specs() const {
+  std::vector<StateSpec> specs;
+  for (const Residual& residual : sublayers_) {
+    StateSpec& spec = specs.emplace_back();
+    for (const auto& branch : residual.branches) {
+      for (SlotSpec& slot : branch->state_spec()) spec.push_back(std::move(slot));
+    }
+  }
+  return specs;
+}
+
+int64_t Stack::parameter_count() const {
+  int64_t n = 0;
+  for (const auto& [name, parameter] : parameters_) n += parameter->shape.count();
+  return n;
+}
+
+int64_t Stack::weight_bytes() const {
+  const size_t matrix = size_of(options_.matrix_dtype.value_or(config_.dtype));
+  int64_t bytes = 0;
+  for (const auto& [name, parameter] : parameters_) {
+    bytes +=
+        parameter->shape.count() * static_cast<int64_t>(parameter->matrix ? matrix : sizeof(float));
+  }
+  return bytes;
+}
+
+double Stack::matmul_flops() const {
+  double flops = 2.0 * static_cast<double>(config_.vocab * config_.width);
+  for (const Residual& residual : sublayers_) {
+    for (const auto& branch : residual.branches) flops += branch->matmul_flops();
+  }
+  return flops;
+}
+
+}  // namespace braid

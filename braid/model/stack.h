@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "braid/core/context.h"
+#include "braid/core/sequence_batch.h"
+#include "braid/model/config.h"
+#include "braid/nn/modules.h"
+#include "braid/nn/state.h"
+#include "braid/nn/sublayer.h"
+
+namespace braid {
+
+class Checkpoint;
+
+struct StackOptions {
+  bool trainable = false;
+  /// Of the packed matrices. Inference takes the checkpoint's own dtype when this is not set.
+  std::optional<DType> matrix_dtype;
+  /// Training: keep only the residual stream between sublayers and run each again in the backward
+  /// pass.
+  bool recompute = false;
+};
+
+struct ForwardOptions {
+  /// One state a sequence, read and advanced; empty: every sequence starts from nothing.
+  std::span<State* const> states = {};
+  /// Rows of the packed batch whose logits are wanted, ascending; all of them when not set.
+  std::optional<std::vector<int64_t>> rows;
+};
+
+/// A language model: embedding, residual sublayers x <- x + f(norm(x)), final norm, head; built
+/// from a flat list of specs. There are no classes for published architectures, only such lists.
+///
+/// Thread safety: `forward` is const; concurrent calls need contexts and states of their own.
+class Stack {
+ public:
+  /// Builds the modules; parameters have shapes but no values yet.
+  explicit Stack(const ModelConfig& config, const StackOptions& options = {});
+  Stack(const Stack&) = delete;  // the list of parameters points into it
+  Stack& operator=(const Stack&) = delete;
+
+  /// Exactly one of these gives the parameters their values.
+  void load(Context& ctx, const Checkpoint& checkpoint);
+  void initialize(Context& ctx, const Rng& rng);
+
+  /// After an optimiser step changed the float32 masters: packs the matrices again.
+  void repack(Context& ctx);
+
+  /// tokens (N) as packed in `batch` -> logits (rows or N, V) float32.
+  Tensor forward(Context& ctx, std::span<const int32_t> tokens, const SequenceBatch& batch,
+                 const ForwardOptions& options = {}) const;
+
+  /// A state that has read nothing.
+  State make_state(const Context& ctx) const;
+  std::vector<StateSpec> state_specs() const;
+
+  struct NamedParameter {
+    std::string name;  // full path, e.g. "sublayers.0.mamba2.in_proj.weight"
+    Parameter* parameter;
+  };
+  const std::vector<NamedParameter>& parameters() const { return parameters_; }
+  int64_t parameter_count() const;
+  /// Bytes of packed matrices and plain parameters.
+  int64_t weight_bytes() const;
+
+  /// Matrix-product FLOPs of one token's forward pass, the head included.
+  double matmul_flops() const;
+
+  const ModelConfig& config() const { return config_; }
+
+  struct Residual {
+    Norm norm;
+    std::vector<std::unique_ptr<Sublayer>> branches;
+    std::vector<std::string> names;  // registry names, for reports
+  };
+  const std::vector<Residual>& sublayers() const { return sublayers_; }
+
+ private:
+  Tensor run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
+                      const ForwardOptions& options) const;
+  void check_batch(std::span<const int32_t> tokens, const SequenceBatch& batch,
+                   const ForwardOptions& options) const;
+
+  ModelConfig config_;
+  StackOptions options_;
+  Parameter embedding_, head_;
+  std::vector<Residual> sublayers_;
+  Norm final_norm_;
+  std::vector<NamedParameter> parameters_;
+};
+
+}  // namespace braid

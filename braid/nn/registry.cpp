@@ -1,0 +1,78 @@
+// The one table of sublayers. To add one: its pair of files in mixers/ or ffns/, one line here.
+
+#include <algorithm>
+
+#include "braid/nn/ffns/swiglu.h"
+#include "braid/nn/mixers/attention.h"
+#include "braid/nn/mixers/mamba2.h"
+#include "braid/nn/sublayer.h"
+
+namespace braid {
+namespace {
+
+template <class T, auto... extra>
+std::unique_ptr<Sublayer> make(const SublayerConfig& config, SpecOptions& options) {
+  return std::make_unique<T>(config, options, extra...);
+}
+
+constexpr SublayerEntry kRegistry[] = {
+    {"attn",
+     &make<AttentionMixer, false>,
+     {.state_grows = true},
+     "attn:heads=4,kv=2",
+     "causal softmax attention, grouped keys, rotary positions"},
+    {"swa",
+     &make<AttentionMixer, true>,
+     {},
+     "swa:24,heads=4,kv=2",
+     "the same over a sliding window of W tokens"},
+    {"mamba2",
+     &make<Mamba2Mixer>,
+     {},
+     "mamba2:state=16,head=16,groups=2",
+     "selective state space (SSD) with a short convolution"},
+    {"swiglu",
+     &make<SwigluFfn>,
+     {.mixer = false},
+     "swiglu:hidden=96",
+     "gated feed-forward with SiLU"},
+};
+
+}  // namespace
+
+double Sublayer::matmul_flops() const { return 0; }
+
+std::span<const SublayerEntry> sublayer_registry() { return kRegistry; }
+
+const SublayerEntry* find_sublayer(std::string_view name) {
+  for (const SublayerEntry& entry : kRegistry) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
+std::unique_ptr<Sublayer> make_sublayer(const SublayerSpec& spec, const SublayerConfig& config) {
+  const SublayerEntry* entry = find_sublayer(spec.name);
+  if (entry == nullptr) {
+    std::string known;
+    for (const SublayerEntry& e : kRegistry) {
+      known += (known.empty() ? "" : ", ") + std::string(e.name);
+    }
+    fail(ErrorKind::kUsage, "stack: column {}: there is no sublayer '{}', want one of {}",
+         spec.column, spec.name, known);
+  }
+  SpecOptions options(spec);
+  auto sublayer = entry->make(config, options);
+  options.done();
+  return sublayer;
+}
+
+const RopeAngles& Stream::angles(Context& ctx, const RopeOptions& options) {
+  for (const auto& [known, angles] : angles_) {
+    if (known == options) return angles;
+  }
+  angles_.emplace_back(options, rope_angles(ctx, options, *batch_, rope_context_));
+  return angles_.back().second;
+}
+
+}  // namespace braid

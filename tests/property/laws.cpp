@@ -1,0 +1,351 @@
+#include "tests/property/laws.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "braid/model/stack_spec.h"
+#include "tests/support/numeric.h"
+
+namespace braid::test {
+namespace {
+
+constexpr int64_t kWidth = 64;
+
+Tensor input(int64_t rows, uint64_t seed) { return randn({rows, kWidth}, seed); }
+
+Tensor rows_of(const Tensor& x, int64_t begin, int64_t end) { return x.slice_rows(begin, end); }
+
+// Compares exactly where bits are promised, else to rounding over `length` terms.
+std::string compare(const Tensor& got, const Tensor& want, int64_t length,
+                    const std::string& what) {
+  const auto a = values(got), b = values(want);
+  const double error = max_error(a, b);
+  if (bits_are_promised() ? error == 0 : error <= tolerance(DType::kF32, length)) return "";
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] != b[i]) {
+      return fmt::format("{}: row {} column {} is {}, want {} (error {:.2e})", what, i / kWidth,
+                         i % kWidth, a[i], b[i], error);
+    }
+  }
+  return what + ": sizes differ";
+}
+
+Tensor concatenate(const std::vector<Tensor>& parts) {
+  std::vector<float> all;
+  int64_t rows = 0;
+  for (const Tensor& part : parts) {
+    for (const double v : values(part)) all.push_back(static_cast<float>(v));
+    rows += part.rows();
+  }
+  return host_tensor(std::move(all), {rows, kWidth});
+}
+
+}  // namespace
+
+bool bits_are_promised() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+#else
+  return false;
+#endif
+}
+
+Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype, bool trainable) {
+  Subject subject;
+  subject.config = {.width = kWidth, .state_dtype = state_dtype, .index = 0, .count = 2};
+  subject.layer = make_sublayer(parse_stack(spec).at(0).branches.at(0), subject.config);
+  uint64_t stream = 0;
+  for (Parameter* parameter : subject.layer->parameters()) {
+    if (trainable) parameter->value.set_grad_id(stream + 1);
+    initialize_parameter(ctx, *parameter, Rng(5).fork(stream++), {.trainable = trainable});
+  }
+  return subject;
+}
+
+Tensor Subject::run(Context& ctx, const Tensor& x, const SequenceBatch& batch) const {
+  Stream stream(batch);
+  return layer->forward(ctx, x, stream, nullptr);
+}
+
+State Subject::make_state(const Context& ctx) const {
+  return State(ctx.shared_api(), {layer->state_spec()});
+}
+
+Tensor Subject::run_pieces(Context& ctx, const Tensor& x, const std::vector<int64_t>& pieces,
+                           State& state) const {
+  std::vector<Tensor> parts;
+  int64_t at = 0;
+  for (const int64_t n : pieces) {
+    const SequenceBatch batch = SequenceBatch::single(n, state.position());
+    Stream stream(batch, 4096);
+    State* states[] = {&state};
+    const LayerState view(states, 0, batch);
+    parts.push_back(layer->forward(ctx, rows_of(x, at, at + n), stream, &view));
+    state.advance(n);
+    at += n;
+  }
+  return concatenate(parts);
+}
+
+std::string forms_agree(Context& ctx, const Subject& subject) {
+  for (const int64_t T : {1, 63, 64, 65, 200}) {
+    const Tensor x = input(T, 11);
+    const SequenceBatch batch = SequenceBatch::single(T);
+    Context recurrent = ctx.with_form(Form::kRecurrent);
+    const Tensor want = subject.run(recurrent, x, batch);
+    for (const Form form : {Form::kAuto, Form::kChunked, Form::kParallel}) {
+      Context other = ctx.with_form(form);
+      const double error = max_error(values(subject.run(other, x, batch)), values(want));
+      if (!(error <= tolerance(DType::kF32, T))) {
+        return fmt::format("form {} at {} tokens: error {:.2e}, want {:.2e}",
+                           static_cast<int>(form), T, error, tolerance(DType::kF32, T));
+      }
+    }
+  }
+  return "";
+}
+
+std::string every_cut(Context& ctx, const Subject& subject, int64_t length) {
+  const Tensor x = input(length, 12);
+  const Tensor stateless = subject.run(ctx, x, SequenceBatch::single(length));
+  State state = subject.make_state(ctx);
+  const Tensor whole = subject.run_pieces(ctx, x, {length}, state);
+  if (subject.config.state_dtype == DType::kF32) {
+    const std::string broken = compare(stateless, whole, length, "without a state");
+    if (!broken.empty()) return broken;
+  }
+  for (int64_t cut = 1; cut < length; ++cut) {
+    State pieces = subject.make_state(ctx);
+    const Tensor y = subject.run_pieces(ctx, x, {cut, length - cut}, pieces);
+    const std::string broken = compare(y, whole, length, fmt::format("cut at {}", cut));
+    if (!broken.empty()) return broken;
+  }
+  return "";
+}
+
+std::string token_by_token(Context& ctx, const Subject& subject, int64_t length) {
+  const Tensor x = input(length, 13);
+  State state = subject.make_state(ctx), steps = subject.make_state(ctx);
+  const Tensor whole = subject.run_pieces(ctx, x, {length}, state);
+  const Tensor y =
+      subject.run_pieces(ctx, x, std::vector<int64_t>(static_cast<size_t>(length), 1), steps);
+  return compare(y, whole, length, "token by token");
+}
+
+std::string causal(Context& ctx, const Subject& subject) {
+  constexpr int64_t T = 90;
+  const Tensor x = input(T, 14);
+  const Tensor y = subject.run(ctx, x, SequenceBatch::single(T));
+  for (const int64_t t : {0, 1, 17, 63, 64, 88}) {
+    Tensor moved = ctx.to_host(x);
+    for (int64_t j = 0; j < kWidth; ++j) moved.f32()[(t + 1) * kWidth + j] += 1.0f;
+    const Tensor z = subject.run(ctx, moved, SequenceBatch::single(T));
+    if (!same_bits(rows_of(z, 0, t + 1), rows_of(y, 0, t + 1))) {
+      return fmt::format("token {} changes what came before it", t + 1);
+    }
+    if (same_bits(rows_of(z, t + 1, t + 2), rows_of(y, t + 1, t + 2))) {
+      return fmt::format("token {} does not change its own output", t + 1);
+    }
+  }
+  return "";
+}
+
+std::string alone_as_in_a_batch(Context& ctx, const Subject& subject) {
+  SequenceBatch batch;
+  for (const int64_t n : {5, 64, 1, 130, 2, 33}) batch.add(n);
+  const Tensor x = input(batch.tokens(), 15);
+  const Tensor packed = subject.run(ctx, x, batch);
+  for (int64_t s = 0; s < batch.sequences(); ++s) {
+    const int64_t a = batch.offsets[static_cast<size_t>(s)];
+    const int64_t b = a + batch.length(s);
+    const Tensor alone =
+        subject.run(ctx, ctx.to_host(rows_of(x, a, b)), SequenceBatch::single(b - a));
+    const std::string broken =
+        compare(rows_of(packed, a, b), alone, b - a, fmt::format("sequence {}", s));
+    if (!broken.empty()) return broken;
+  }
+  return "";
+}
+
+std::string any_thread_count(const Subject& subject) {
+  SequenceBatch batch;
+  for (const int64_t n : {70, 3, 140}) batch.add(n);
+  const Tensor x = input(batch.tokens(), 16);
+  Context one({.threads = 1});
+  const Tensor want = subject.run(one, x, batch);
+  for (const int threads : {2, 3, 5}) {
+    Context many({.threads = threads});
+    const std::string broken =
+        compare(subject.run(many, x, batch), want, 140, fmt::format("{} threads", threads));
+    if (!broken.empty()) return broken;
+  }
+  return "";
+}
+
+std::string survives_storage(Context& ctx, const Subject& subject) {
+  constexpr int64_t T = 75, rest = 40;
+  const Tensor x = input(T + rest, 17);
+  State state = subject.make_state(ctx);
+  subject.run_pieces(ctx, x, {T}, state);
+  std::vector<std::vector<Tensor>> blocks;
+  for (size_t j = 0; j < state.specs()[0].size(); ++j) {
+    blocks.emplace_back();
+    for (const Tensor& block : state.blocks(0, j)) blocks.back().push_back(ctx.to_host(block));
+  }
+  State loaded = subject.make_state(ctx);
+  loaded.load(state.position(), {blocks});
+  const Tensor tail = ctx.to_host(rows_of(x, T, T + rest));
+  const Tensor want = subject.run_pieces(ctx, tail, {rest}, state);
+  return compare(subject.run_pieces(ctx, tail, {rest}, loaded), want, rest, "loaded state");
+}
+
+std::string forks_are_independent(Context& ctx, const Subject& subject) {
+  constexpr int64_t T = 75, rest = 30;
+  const Tensor x = input(T + rest, 18), other = input(rest, 19);
+  State state = subject.make_state(ctx), alone = subject.make_state(ctx);
+  subject.run_pieces(ctx, x, {T}, state);
+  State fork = state;
+  subject.run_pieces(ctx, other, {rest}, fork);
+  const Tensor tail = ctx.to_host(rows_of(x, T, T + rest));
+  const Tensor y = subject.run_pieces(ctx, tail, {rest}, state);
+  const Tensor whole = subject.run_pieces(ctx, x, {T, rest}, alone);
+  return compare(y, rows_of(whole, T, T + rest), T + rest, "after the fork went its own way");
+}
+
+std::string returns_to_a_mark(Context& ctx, const Subject& subject) {
+  // Far enough for a ring to have wrapped.
+  constexpr int64_t T = 700, back = kMaxReplay, rest = 20;
+  const Tensor x = input(T + rest, 20);
+  State state = subject.make_state(ctx), straight = subject.make_state(ctx);
+  subject.run_pieces(ctx, x, {T}, state);
+  const State::Mark mark = state.mark();
+  const Tensor other = input(back, 21);
+  subject.run_pieces(ctx, other, {back}, state);
+  state.restore(mark);
+  const Tensor tail = ctx.to_host(rows_of(x, T, T + rest));
+  const Tensor y = subject.run_pieces(ctx, tail, {rest}, state);
+  const Tensor whole = subject.run_pieces(ctx, x, {T, rest}, straight);
+  return compare(y, rows_of(whole, T, T + rest), T + rest, "after returning to a mark");
+}
+
+std::string reads_no_stale_memory(const Subject& subject) {
+  constexpr int64_t T = 70;
+  const Tensor x = input(T, 22);
+  Context clean, poisoned({.poison = true});
+  const Tensor want = subject.run(clean, x, SequenceBatch::single(T));
+  return compare(subject.run(poisoned, x, SequenceBatch::single(T)), want, T,
+                 "with memory full of NaN");
+}
+
+namespace {
+
+double loss_of(Context& ctx, const Subject& subject, const Tensor& x, const SequenceBatch& batch,
+               const std::vector<double>& dy) {
+  return dot(values(subject.run(ctx, x, batch)), dy);
+}
+
+// Central difference of the loss along one direction of one float32 tensor, which is moved in
+// place. `move` is told after each move so that packed copies follow.
+double difference(Tensor& value, const std::vector<double>& direction, double h,
+                  const std::function<double()>& loss) {
+  float* data = value.f32();
+  const std::vector<float> before(data, data + value.count());
+  double f[2];
+  for (int sign : {0, 1}) {
+    for (size_t i = 0; i < before.size(); ++i) {
+      data[i] = static_cast<float>(before[i] + (sign == 0 ? h : -h) * direction[i]);
+    }
+    f[sign] = loss();
+  }
+  std::copy(before.begin(), before.end(), data);
+  return (f[0] - f[1]) / (2 * h);
+}
+
+struct Gradients {
+  Tensor dx;
+  Tape::Sinks sinks;
+};
+
+Gradients gradients(Context& ctx, const Subject& subject, Tensor x, const SequenceBatch& batch,
+                    const Tensor& dy, bool again) {
+  Gradients out;
+  for (Parameter* p : subject.layer->parameters()) {
+    out.sinks[p->value.grad_id()] = ctx.zeros(p->shape);
+  }
+  Tape tape(&out.sinks);
+  tape.watch(x);
+  Context taped = ctx.with_tape(&tape);
+  Tensor y;
+  if (again) {
+    y = recompute(taped, {x}, [&](Context& inner, const std::vector<Tensor>& inputs) {
+      return std::vector<Tensor>{subject.run(inner, inputs[0], batch)};
+    })[0];
+  } else {
+    y = subject.run(taped, x, batch);
+  }
+  tape.backward(ctx, {y}, {dy});
+  out.dx = tape.grad(x);
+  return out;
+}
+
+}  // namespace
+
+std::string gradients_match_differences(Context& ctx, const Subject& subject) {
+  SequenceBatch batch;
+  for (const int64_t n : {9, 1, 70}) batch.add(n);
+  Tensor x = input(batch.tokens(), 23);
+  const Tensor dy = input(batch.tokens(), 24);
+  const std::vector<double> dy_values = values(dy);
+  Gradients g = gradients(ctx, subject, x, batch, dy, false);
+  x.set_grad_id(0);
+
+  // A float32 forward of n terms carries a relative error of about 2^-24 sqrt(n), which a
+  // difference divides by h; its truncation is of order h^2. At h = 2^-8 both are near 1e-5 of the
+  // gradient's scale, taken here as the sum of the terms' magnitudes along the direction.
+  constexpr double h = 0x1p-8, bound = 2e-3;
+  const auto check_one = [&](const std::string& name, Tensor& value, const Tensor& gradient,
+                             const std::function<void()>& moved) -> std::string {
+    if (!gradient.defined()) return name + ": no gradient arrived";
+    const auto direction = values(randn(value.shape(), 25));
+    const auto gv = values(gradient);
+    double want = 0, norm = 0;
+    for (size_t i = 0; i < gv.size(); ++i) {
+      want += gv[i] * direction[i];
+      norm += gv[i] * gv[i];
+    }
+    const double got = difference(value, direction, h, [&] {
+      moved();
+      return loss_of(ctx, subject, x, batch, dy_values);
+    });
+    moved();
+    const double error = std::abs(got - want) / std::max(std::sqrt(norm), 1e-3);
+    if (error <= bound * std::sqrt(static_cast<double>(gv.size())) / 8 + bound) return "";
+    return fmt::format("{}: gradient along a direction is {}, differences give {}", name, want,
+                       got);
+  };
+  std::string broken = check_one("x", x, g.dx, [] {});
+  for (Parameter* p : subject.layer->parameters()) {
+    if (!broken.empty()) break;
+    broken = check_one(p->name, p->value, g.sinks[p->value.grad_id()], [&] {
+      if (p->matrix) p->weight.repack(ctx);
+    });
+  }
+  return broken;
+}
+
+std::string recompute_changes_nothing(Context& ctx, const Subject& subject) {
+  SequenceBatch batch;
+  for (const int64_t n : {9, 70}) batch.add(n);
+  const Tensor x = input(batch.tokens(), 26), dy = input(batch.tokens(), 27);
+  Gradients once = gradients(ctx, subject, x, batch, dy, false);
+  Gradients again = gradients(ctx, subject, x, batch, dy, true);
+  if (!same_bits(once.dx, again.dx)) return "dx differs";
+  for (Parameter* p : subject.layer->parameters()) {
+    if (!same_bits(once.sinks[p->value.grad_id()], again.sinks[p->value.grad_id()])) {
+      return p->name + ": gradient differs";
+    }
+  }
+  return "";
+}
+
+}  // namespace braid::test

@@ -1,0 +1,50 @@
+#pragma once
+
+// The laws every registered sublayer obeys, as functions that say what broke ("" if nothing did),
+// so that the same check can be shown to fail on a sublayer with a planted fault.
+
+#include <memory>
+#include <string>
+
+#include "braid/nn/sublayer.h"
+
+namespace braid::test {
+
+/// A sublayer with initialised parameters, and the contexts to run it in.
+struct Subject {
+  std::unique_ptr<Sublayer> layer;
+  SublayerConfig config;
+
+  /// Stateless run of a packed batch.
+  Tensor run(Context& ctx, const Tensor& x, const SequenceBatch& batch) const;
+  /// One sequence through a carried state, in pieces of the given lengths.
+  Tensor run_pieces(Context& ctx, const Tensor& x, const std::vector<int64_t>& pieces,
+                    State& state) const;
+  State make_state(const Context& ctx) const;
+};
+
+/// From a registry example such as "swa:24,heads=4", at width 64.
+Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype = DType::kF32,
+                     bool trainable = false);
+
+/// True where equal functions must be equal bit for bit (AVX-512); elsewhere they are compared to
+/// rounding.
+bool bits_are_promised();
+
+// Each draws its inputs from a fixed seed.
+std::string forms_agree(Context& ctx, const Subject& subject);
+std::string every_cut(Context& ctx, const Subject& subject, int64_t length);
+std::string token_by_token(Context& ctx, const Subject& subject, int64_t length);
+std::string causal(Context& ctx, const Subject& subject);
+std::string alone_as_in_a_batch(Context& ctx, const Subject& subject);
+std::string any_thread_count(const Subject& subject);
+std::string survives_storage(Context& ctx, const Subject& subject);
+std::string forks_are_independent(Context& ctx, const Subject& subject);
+std::string returns_to_a_mark(Context& ctx, const Subject& subject);
+std::string reads_no_stale_memory(const Subject& subject);
+/// Inputs and parameters, along random directions, against central differences.
+std::string gradients_match_differences(Context& ctx, const Subject& subject);
+/// Recomputing a sublayer in the backward pass changes no gradient.
+std::string recompute_changes_nothing(Context& ctx, const Subject& subject);
+
+}  // namespace braid::test

@@ -1,0 +1,116 @@
+// Goal: every entry of the registry computes one function, whatever the form, the cut, the batch,
+// the number of threads or the way its state went. Method: the laws of laws.h over the registry;
+// then each law once more over a sublayer with a planted fault, which it must catch.
+
+#include <gtest/gtest.h>
+
+#include "tests/property/laws.h"
+
+namespace braid::test {
+namespace {
+
+class Laws : public ::testing::TestWithParam<SublayerEntry> {
+ protected:
+  Subject subject(DType state_dtype = DType::kF32, bool trainable = false) {
+    return make_subject(ctx_, std::string(GetParam().example), state_dtype, trainable);
+  }
+  Context ctx_;
+};
+
+TEST_P(Laws, FormsAgree) { EXPECT_EQ(forms_agree(ctx_, subject()), ""); }
+TEST_P(Laws, EveryCut) { EXPECT_EQ(every_cut(ctx_, subject(), 70), ""); }
+TEST_P(Laws, EveryCutWithBf16State) { EXPECT_EQ(every_cut(ctx_, subject(DType::kBF16), 70), ""); }
+TEST_P(Laws, TokenByToken) { EXPECT_EQ(token_by_token(ctx_, subject(), 150), ""); }
+TEST_P(Laws, TokenByTokenPastTheRing) { EXPECT_EQ(token_by_token(ctx_, subject(), 600), ""); }
+TEST_P(Laws, Causal) { EXPECT_EQ(causal(ctx_, subject()), ""); }
+TEST_P(Laws, AloneAsInABatch) { EXPECT_EQ(alone_as_in_a_batch(ctx_, subject()), ""); }
+TEST_P(Laws, AnyThreadCount) { EXPECT_EQ(any_thread_count(subject()), ""); }
+TEST_P(Laws, StateSurvivesStorage) {
+  EXPECT_EQ(survives_storage(ctx_, subject()), "");
+  EXPECT_EQ(survives_storage(ctx_, subject(DType::kBF16)), "");
+}
+TEST_P(Laws, ForksAreIndependent) { EXPECT_EQ(forks_are_independent(ctx_, subject()), ""); }
+TEST_P(Laws, ReturnsToAMark) { EXPECT_EQ(returns_to_a_mark(ctx_, subject()), ""); }
+TEST_P(Laws, ReadsNoStaleMemory) { EXPECT_EQ(reads_no_stale_memory(subject()), ""); }
+TEST_P(Laws, GradientsMatchDifferences) {
+  EXPECT_EQ(gradients_match_differences(ctx_, subject(DType::kF32, true)), "");
+}
+TEST_P(Laws, RecomputeChangesNothing) {
+  EXPECT_EQ(recompute_changes_nothing(ctx_, subject(DType::kF32, true)), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, Laws,
+                         ::testing::ValuesIn(sublayer_registry().begin(),
+                                             sublayer_registry().end()),
+                         [](const auto& entry) { return std::string(entry.param.name); });
+
+// A sublayer that is right but for one fault.
+enum class Fault {
+  kChunkedForm,
+  kRecurrentForm,
+  kParallelForm,
+  kForgetsState,
+  kLooksAhead,
+  kSeesTheBatch,
+  kCountsThreads,
+  kLosesGradient
+};
+
+class Faulty final : public Sublayer {
+ public:
+  Faulty(std::unique_ptr<Sublayer> inner, Fault fault) : inner_(std::move(inner)), fault_(fault) {}
+
+  Tensor forward(Context& ctx, const Tensor& x, Stream& stream,
+                 const LayerState* state) const override {
+    if (fault_ == Fault::kForgetsState && state != nullptr && stream.batch().starts[0] > 0) {
+      return inner_->forward(ctx, x, stream, nullptr);
+    }
+    Tensor y = inner_->forward(ctx, x, stream, state);
+    Tensor moved = ctx.to_host(y);
+    moved.set_grad_id(fault_ == Fault::kLosesGradient ? 0 : y.grad_id());
+    const int64_t N = y.rows(), D = y.dim(1);
+    float& last = moved.f32()[(N - 1) * D];
+    const float off = 1e-3f * (1.0f + std::abs(last));
+    const Form form = ctx.form();
+    if (fault_ == Fault::kChunkedForm && form == Form::kChunked) last += off;
+    if (fault_ == Fault::kRecurrentForm && form == Form::kRecurrent) last += off;
+    if (fault_ == Fault::kParallelForm && form == Form::kParallel) last += off;
+    if (fault_ == Fault::kCountsThreads && ctx.threads().size() > 2) last += off;
+    if (fault_ == Fault::kSeesTheBatch && stream.batch().sequences() > 1) last += off;
+    if (fault_ == Fault::kLooksAhead && N > 1) {
+      for (int64_t i = 0; i + 1 < N; ++i) moved.f32()[i * D] += 1e-6f * x.f32()[(i + 1) * D];
+    }
+    return moved;
+  }
+  StateSpec state_spec() const override { return inner_->state_spec(); }
+  std::vector<Parameter*> parameters() override { return inner_->parameters(); }
+
+ private:
+  std::unique_ptr<Sublayer> inner_;
+  Fault fault_;
+};
+
+Subject with(Fault fault, Context& ctx, bool trainable = false) {
+  Subject subject = make_subject(ctx, "mamba2:state=16,head=16", DType::kF32, trainable);
+  subject.layer = std::make_unique<Faulty>(std::move(subject.layer), fault);
+  return subject;
+}
+
+TEST(PlantedFaults, EachIsCaught) {
+  Context ctx;
+  EXPECT_NE(forms_agree(ctx, with(Fault::kChunkedForm, ctx)), "");
+  EXPECT_NE(forms_agree(ctx, with(Fault::kRecurrentForm, ctx)), "");
+  EXPECT_NE(forms_agree(ctx, with(Fault::kParallelForm, ctx)), "");
+  EXPECT_NE(every_cut(ctx, with(Fault::kForgetsState, ctx), 20), "");
+  EXPECT_NE(token_by_token(ctx, with(Fault::kForgetsState, ctx), 20), "");
+  EXPECT_NE(causal(ctx, with(Fault::kLooksAhead, ctx)), "");
+  EXPECT_NE(alone_as_in_a_batch(ctx, with(Fault::kSeesTheBatch, ctx)), "");
+  EXPECT_NE(any_thread_count(with(Fault::kCountsThreads, ctx)), "");
+  EXPECT_NE(survives_storage(ctx, with(Fault::kForgetsState, ctx)) +
+                forks_are_independent(ctx, with(Fault::kForgetsState, ctx)),
+            "");
+  EXPECT_NE(gradients_match_differences(ctx, with(Fault::kLosesGradient, ctx, true)), "");
+}
+
+}  // namespace
+}  // namespace braid::test

@@ -3,6 +3,7 @@
 
 #include "braid/ops/attention/kernels.h"
 #include "braid/ops/attention/pages.h"
+#include "braid/ops/attention/pair_gemm.h"
 #include "braid/ops/attention/scratch.h"
 #include "braid/simd/gemm.h"
 
@@ -95,18 +96,114 @@ HWY_INLINE void softmax_block(const AttentionScratch& at, int64_t row, int64_t r
 }
 
 void load_queries(const AttentionDims& dims, const AttentionSequence& s, const AttentionItem& item,
-                  const float* q, const AttentionScratch& at) {
+                  AttentionMath math, const float* q, const AttentionScratch& at) {
   const int64_t hd = dims.head_dim, group = dims.group(), rows = item.end - item.begin;
   const float scale = dims.scale * 1.44269504f;  // of base-2 exponentials
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = (item.begin + r) / group;
     const int64_t head = item.kv_head * group + (item.begin + r) % group;
     const float* from = q + (s.row + token) * dims.q_stride + head * hd;
-    for (int64_t j = 0; j < hd; ++j) at.q[r * hd + j] = from[j] * scale;
+    float* to = at.q + r * hd;
+    if (math == AttentionMath::kF32) {
+      for (int64_t j = 0; j < hd; ++j) to[j] = from[j] * scale;
+    } else if (math == AttentionMath::kRounded) {
+      for (int64_t j = 0; j < hd; ++j) to[j] = to_float(to_bf16(from[j] * scale));
+    } else {
+      BF16* pairs = reinterpret_cast<BF16*>(at.q) + r * hd;
+      for (int64_t j = 0; j < hd; ++j) pairs[j] = to_bf16(from[j] * scale);
+    }
   }
   std::fill_n(at.max, rows, kNoScore);
   std::fill_n(at.sum, rows * kLaneSlots, 0.0f);
   std::fill_n(at.y, rows * dims.value_dim, 0.0f);
+}
+
+// One kv head's part of a page, as the products take it.
+struct Part {
+  const float *k, *v;
+  const BF16 *k_pairs, *v_pairs;
+};
+
+Part load_part(const AttentionDims& dims, const AttentionSequence& s, int64_t base, int64_t kv_head,
+               AttentionMath math, const AttentionScratch& at) {
+  if (math == AttentionMath::kF32) {
+    return {.k = key_part<float>(dims, s.k_page(base), kv_head),
+            .v = value_part<float>(dims, s.v_page(base), kv_head)};
+  }
+  const Part part{.k = at.k,
+                  .v = at.v,
+                  .k_pairs = key_part<BF16>(dims, s.k_page(base), kv_head),
+                  .v_pairs = value_part<BF16>(dims, s.v_page(base), kv_head)};
+  if (math == AttentionMath::kRounded) {
+    unpack_keys(dims, part.k_pairs, at.k);
+    unpack_values(dims, part.v_pairs, at.v);
+  }
+  return part;
+}
+
+// s <- q k^T for `count` rows from `row` and those blocks of keys that any of them sees.
+void score_block(const AttentionDims& dims, const Part& part, int64_t row, int64_t count,
+                 KeyRange keys, AttentionMath math, const AttentionScratch& at) {
+  const int64_t hd = dims.head_dim;
+  for (int64_t block = 0; block < kPageTokens; block += kPageBlock) {
+    if (keys.end <= block || keys.begin >= block + kPageBlock) continue;
+    if (math == AttentionMath::kPairs) {
+      pair_gemm({.m = count,
+                 .n = kPageBlock,
+                 .pairs = hd / 2,
+                 .a_row = hd / 2,
+                 .b_row = kPageBlock,
+                 .c_row = kPageTokens,
+                 .accumulate = false},
+                reinterpret_cast<const BF16*>(at.q) + row * hd, part.k_pairs + block * hd,
+                at.s + block);
+    } else {
+      simd::gemm({.m = count,
+                  .n = kPageBlock,
+                  .k = hd,
+                  .a_row = hd,
+                  .a_col = 1,
+                  .b_row = kPageBlock,
+                  .c_row = kPageTokens},
+                 at.q + row * hd, part.k + block * hd, nullptr, at.s + block);
+    }
+  }
+}
+
+// y <- y + p v for the keys that any of the rows sees; the weights of the others are zero.
+void value_block(const AttentionDims& dims, const Part& part, int64_t row, int64_t count,
+                 KeyRange keys, AttentionMath math, const AttentionScratch& at) {
+  const int64_t dv = dims.value_dim, first = keys.begin / 2, end = (keys.end + 1) / 2;
+  BF16* pairs = reinterpret_cast<BF16*>(at.p);
+  if (math == AttentionMath::kPairs) {
+    round_rows(count, kPageTokens, kPageTokens, at.s, pairs);
+  } else if (math == AttentionMath::kRounded) {
+    for (int64_t j = 0; j < count * kPageTokens; ++j) at.s[j] = to_float(to_bf16(at.s[j]));
+  }
+  for (int64_t d = 0; d < dv; d += kPageBlock) {
+    const int64_t width = std::min(kPageBlock, dv - d), block = d * kPageTokens;
+    float* y = at.y + row * dv + d;
+    if (math == AttentionMath::kPairs) {
+      pair_gemm({.m = count,
+                 .n = width,
+                 .pairs = end - first,
+                 .a_row = kPageTokens / 2,
+                 .b_row = width,
+                 .c_row = dv,
+                 .accumulate = true},
+                pairs + 2 * first, part.v_pairs + block + 2 * first * width, y);
+    } else {
+      simd::gemm({.m = count,
+                  .n = width,
+                  .k = keys.end - keys.begin,
+                  .a_row = kPageTokens,
+                  .a_col = 1,
+                  .b_row = width,
+                  .c_row = dv,
+                  .start_row = dv},
+                 at.s + keys.begin, part.v + block + keys.begin * width, y, y);
+    }
+  }
 }
 
 void store_outputs(const AttentionDims& dims, const AttentionSequence& s, const AttentionItem& item,
@@ -125,45 +222,25 @@ void store_outputs(const AttentionDims& dims, const AttentionSequence& s, const 
 }
 
 void attend_item(const AttentionDims& dims, const AttentionSequence& s, const AttentionItem& item,
-                 const float* q, float* y, float* lse, const AttentionScratch& at) {
-  const int64_t hd = dims.head_dim, dv = dims.value_dim, group = dims.group();
-  const int64_t rows = item.end - item.begin;
+                 AttentionMath math, const float* q, float* y, float* lse,
+                 const AttentionScratch& at) {
+  const int64_t group = dims.group(), rows = item.end - item.begin;
   const auto position = [&](int64_t r) { return s.start + (item.begin + r) / group; };
-  load_queries(dims, s, item, q, at);
+  load_queries(dims, s, item, math, q, at);
   const int64_t last = position(rows - 1);
   for (int64_t base = first_page_token(dims, position(0)); base <= last; base += kPageTokens) {
-    const float* k = key_tile(dims, s.k_page(base), item.kv_head, at.k);
-    const float* v = value_tile(dims, s.v_page(base), item.kv_head, at.v);
+    const Part part = load_part(dims, s, base, item.kv_head, math, at);
     for (int64_t row = 0; row < rows; row += kBlockRows) {
       const int64_t count = std::min(kBlockRows, rows - row);
-      const KeyRange keys = visible_keys(dims, position(row), position(row + count - 1), base);
+      const KeyRange first = visible_keys(dims, position(row), base);
+      const KeyRange final = visible_keys(dims, position(row + count - 1), base);
+      const KeyRange keys{.begin = first.begin, .end = final.end};
       if (keys.empty()) continue;
-      for (int64_t block = 0; block < kPageTokens; block += kKeyBlock) {
-        if (keys.end <= block || keys.begin >= block + kKeyBlock) continue;
-        simd::gemm({.m = count,
-                    .n = kKeyBlock,
-                    .k = hd,
-                    .a_row = hd,
-                    .a_col = 1,
-                    .b_row = kKeyBlock,
-                    .c_row = kPageTokens},
-                   at.q + row * hd, k + block * hd, nullptr, at.s + block);
-      }
-      const KeyRange least = visible_keys(dims, position(row), base);
-      const KeyRange other = visible_keys(dims, position(row + count - 1), base);
-      const bool whole =
-          std::max(least.begin, other.begin) <= 0 && std::min(least.end, other.end) >= kPageTokens;
-      softmax_block(at, row, count, whole, dv,
+      const bool whole = final.begin == 0 && first.end == kPageTokens;
+      score_block(dims, part, row, count, keys, math, at);
+      softmax_block(at, row, count, whole, dims.value_dim,
                     [&](int64_t r) { return visible_keys(dims, position(r), base); });
-      simd::gemm({.m = count,
-                  .n = dv,
-                  .k = keys.end - keys.begin,
-                  .a_row = kPageTokens,
-                  .a_col = 1,
-                  .b_row = dv,
-                  .c_row = dv,
-                  .start_row = dv},
-                 at.s + keys.begin, v + keys.begin * dv, at.y + row * dv, at.y + row * dv);
+      value_block(dims, part, row, count, keys, math, at);
     }
   }
   store_outputs(dims, s, item, at, y, lse);
@@ -188,11 +265,14 @@ void attention(ThreadPool& threads, const AttentionDims& dims, const AttentionSe
                float* lse, float* scratch) {
   const auto attend = HWY_DYNAMIC_DISPATCH(attend_item);
   const int64_t per_worker = attention_scratch(dims);
+  const AttentionMath math = dims.page_dtype == DType::kF32 ? AttentionMath::kF32
+                             : has_pair_gemm()              ? AttentionMath::kPairs
+                                                            : AttentionMath::kRounded;
   threads.parallel_for(items, grain, [&](int64_t begin, int64_t end, int worker) {
     ScratchCursor cursor(scratch + worker * per_worker);
     const AttentionScratch at(dims, cursor);
     for (int64_t i = begin; i < end; ++i) {
-      attend(dims, sequences[item[i].sequence], item[i], q, y, lse, at);
+      attend(dims, sequences[item[i].sequence], item[i], math, q, y, lse, at);
     }
   });
 }

@@ -82,27 +82,27 @@ void load_block(const Task& t, int64_t row, int64_t rows) {
 // The part of the gradients that a block of query rows and a page of keys share.
 void page_gradients(const Task& t, int64_t row, int64_t rows, int64_t base, KeyRange keys) {
   const int64_t hd = t.dims.head_dim, dv = t.dims.value_dim, n = keys.end - keys.begin;
-  const float* k = key_tile(t.dims, t.s.k_page(base), t.item.kv_head, nullptr);
+  const float* k = key_part<float>(t.dims, t.s.k_page(base), t.item.kv_head);
   const auto* k_rows =
       static_cast<const float*>(t.s.v_page(base)) + t.item.kv_head * kPageTokens * hd;
   const auto* v = static_cast<const float*>(t.in.v_lanes[t.item.begin + base / kPageTokens]) +
                   t.item.kv_head * kPageTokens * dv;
-  for (int64_t block = 0; block < kPageTokens; block += kKeyBlock) {
-    if (keys.end <= block || keys.begin >= block + kKeyBlock) continue;
+  for (int64_t block = 0; block < kPageTokens; block += kPageBlock) {
+    if (keys.end <= block || keys.begin >= block + kPageBlock) continue;
     simd::gemm({.m = rows,
-                .n = kKeyBlock,
+                .n = kPageBlock,
                 .k = hd,
                 .a_row = hd,
                 .a_col = 1,
-                .b_row = kKeyBlock,
+                .b_row = kPageBlock,
                 .c_row = kPageTokens},
                t.at.q, k + block * hd, nullptr, t.at.p + block);
     simd::gemm({.m = rows,
-                .n = kKeyBlock,
+                .n = kPageBlock,
                 .k = dv,
                 .a_row = dv,
                 .a_col = 1,
-                .b_row = kKeyBlock,
+                .b_row = kPageBlock,
                 .c_row = kPageTokens},
                t.at.dy, v + block * dv, nullptr, t.at.ds + block);
   }
@@ -131,15 +131,19 @@ void page_gradients(const Task& t, int64_t row, int64_t rows, int64_t base, KeyR
               .c_row = dk_stride,
               .start_row = dk_stride},
              t.at.ds + keys.begin, t.at.q, dk_at, dk_at);
-  simd::gemm({.m = rows,
-              .n = hd,
-              .k = n,
-              .a_row = kPageTokens,
-              .a_col = 1,
-              .b_row = hd,
-              .c_row = hd,
-              .start_row = hd},
-             t.at.ds + keys.begin, k_rows + keys.begin * hd, t.at.dq, t.at.dq);
+  for (int64_t d = 0; d < hd; d += kPageBlock) {
+    const int64_t width = std::min(kPageBlock, hd - d);
+    simd::gemm({.m = rows,
+                .n = width,
+                .k = n,
+                .a_row = kPageTokens,
+                .a_col = 1,
+                .b_row = width,
+                .c_row = hd,
+                .start_row = hd},
+               t.at.ds + keys.begin, k_rows + d * kPageTokens + keys.begin * width, t.at.dq + d,
+               t.at.dq + d);
+  }
 }
 
 // dq, dk and dv of one (sequence, kv head): blocks of queries in rising order, and for each the

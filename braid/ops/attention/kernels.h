@@ -8,15 +8,16 @@
 
 namespace braid {
 
-// A page holds kPageTokens tokens of all kv heads of one layer.
+// A page holds kPageTokens tokens of all kv heads of one layer. Keys lie along the lanes in blocks
+// of 32; the dimensions of values in blocks of 32, the last of which may be narrower (w <= 32):
 //
-//   keys    f32  (Hkv, 2, hd, 32)        two blocks of 32 keys, which lie along the lanes
-//           bf16 (Hkv, 2, hd / 2, 32, 2) the same with neighbouring dimensions in pairs
-//   values  f32  (Hkv, 64, dv)
-//           bf16 (Hkv, 32, dv, 2)        neighbouring tokens in pairs
+//   keys    f32  (Hkv, 2, hd, 32)         values  f32  (Hkv, dv / 32, 64, w)
+//           bf16 (Hkv, 2, hd / 2, 32, 2)          bf16 (Hkv, dv / 32, 32, w, 2)
 //
-// so that scores are chains over d, outputs are chains over keys, and both read whole vectors.
-inline constexpr int64_t kKeyBlock = 32;
+// so that scores are chains over d, outputs are chains over keys, and both read a page from its
+// first byte to its last. In bfloat16 neighbours of a chain lie in pairs, as dot products take
+// them.
+inline constexpr int64_t kPageBlock = 32;
 
 /// What all kernels share.
 struct AttentionDims {

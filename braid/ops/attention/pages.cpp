@@ -1,7 +1,5 @@
 #include "braid/ops/attention/pages.h"
 
-#include <bit>
-
 namespace braid::cpu {
 namespace {
 
@@ -10,38 +8,45 @@ void write_key(const AttentionDims& dims, const float* k, int64_t slot, void* pa
   const int64_t hd = dims.head_dim;
   for (int64_t h = 0; h < dims.kv_heads; ++h) {
     const float* from = k + h * hd;
-    const int64_t head = h * kPageTokens * hd + slot / kKeyBlock * kKeyBlock * hd;
-    const int64_t lane = slot % kKeyBlock;
+    const int64_t head = h * kPageTokens * hd + slot / kPageBlock * kPageBlock * hd;
+    const int64_t lane = slot % kPageBlock;
     if (dims.page_dtype == DType::kF32) {
       float* to = static_cast<float*>(page) + head + lane;
-      for (int64_t d = 0; d < hd; ++d) to[d * kKeyBlock] = from[d];
+      for (int64_t d = 0; d < hd; ++d) to[d * kPageBlock] = from[d];
     } else {
       BF16* to = static_cast<BF16*>(page) + head + 2 * lane;
       for (int64_t d = 0; d < hd; d += 2) {
-        to[d * kKeyBlock] = to_bf16(from[d]);
-        to[d * kKeyBlock + 1] = to_bf16(from[d + 1]);
+        to[d * kPageBlock] = to_bf16(from[d]);
+        to[d * kPageBlock + 1] = to_bf16(from[d + 1]);
       }
     }
   }
 }
 
 // The first of a pair clears its neighbour: products take both, and what nobody wrote may be NaN.
+void write_value_block(const float* v, int64_t width, int64_t slot, BF16* block) {
+  BF16* to = block + slot / 2 * 2 * width;
+  if (slot % 2 == 0) {
+    for (int64_t d = 0; d < width; ++d) {
+      to[2 * d] = to_bf16(v[d]);
+      to[2 * d + 1] = BF16{};
+    }
+  } else {
+    for (int64_t d = 0; d < width; ++d) to[2 * d + 1] = to_bf16(v[d]);
+  }
+}
+
 void write_value(const AttentionDims& dims, const float* v, int64_t slot, void* page) {
   const int64_t dv = dims.value_dim;
   for (int64_t h = 0; h < dims.kv_heads; ++h) {
-    const float* from = v + h * dv;
-    if (dims.page_dtype == DType::kF32) {
-      std::copy_n(from, dv, static_cast<float*>(page) + (h * kPageTokens + slot) * dv);
-      continue;
-    }
-    BF16* to = static_cast<BF16*>(page) + (h * kPageTokens + slot / 2 * 2) * dv;
-    if (slot % 2 == 0) {
-      for (int64_t d = 0; d < dv; ++d) {
-        to[2 * d] = to_bf16(from[d]);
-        to[2 * d + 1] = BF16{};
+    for (int64_t d = 0; d < dv; d += kPageBlock) {
+      const float* from = v + h * dv + d;
+      const int64_t block = (h * dv + d) * kPageTokens, width = std::min(kPageBlock, dv - d);
+      if (dims.page_dtype == DType::kF32) {
+        std::copy_n(from, width, static_cast<float*>(page) + block + slot * width);
+      } else {
+        write_value_block(from, width, slot, static_cast<BF16*>(page) + block);
       }
-    } else {
-      for (int64_t d = 0; d < dv; ++d) to[2 * d + 1] = to_bf16(from[d]);
     }
   }
 }
@@ -61,20 +66,15 @@ void unpack_pairs(const BF16* pairs, int64_t rows, int64_t width, float* to) {
 
 }  // namespace
 
-const float* key_tile(const AttentionDims& dims, const void* page, int64_t kv_head,
-                      float* scratch) {
-  const int64_t head = kv_head * kPageTokens * dims.head_dim;
-  if (dims.page_dtype == DType::kF32) return static_cast<const float*>(page) + head;
-  unpack_pairs(static_cast<const BF16*>(page) + head, dims.head_dim, kKeyBlock, scratch);
-  return scratch;
+void unpack_keys(const AttentionDims& dims, const BF16* from, float* to) {
+  unpack_pairs(from, dims.head_dim, kPageBlock, to);
 }
 
-const float* value_tile(const AttentionDims& dims, const void* page, int64_t kv_head,
-                        float* scratch) {
-  const int64_t head = kv_head * kPageTokens * dims.value_dim;
-  if (dims.page_dtype == DType::kF32) return static_cast<const float*>(page) + head;
-  unpack_pairs(static_cast<const BF16*>(page) + head, kPageTokens / 2, dims.value_dim, scratch);
-  return scratch;
+void unpack_values(const AttentionDims& dims, const BF16* from, float* to) {
+  for (int64_t d = 0; d < dims.value_dim; d += kPageBlock) {
+    unpack_pairs(from + d * kPageTokens, kPageTokens / 2, std::min(kPageBlock, dims.value_dim - d),
+                 to + d * kPageTokens);
+  }
 }
 
 void attention_append(ThreadPool& threads, const AttentionDims& dims,

@@ -33,10 +33,18 @@ inline int64_t first_page_token(const AttentionDims& dims, int64_t position) {
   return first / kPageTokens * kPageTokens;
 }
 
-/// One kv head's part of a page in float32: (2, hd, 32) and (64, dv). A float32 page is used where
-/// it lies; others are unpacked into `scratch`, the same values.
-const float* key_tile(const AttentionDims& dims, const void* page, int64_t kv_head, float* scratch);
-const float* value_tile(const AttentionDims& dims, const void* page, int64_t kv_head,
-                        float* scratch);
+/// One kv head's part of a page as it lies there.
+template <class T>
+const T* key_part(const AttentionDims& dims, const void* page, int64_t kv_head) {
+  return static_cast<const T*>(page) + kv_head * kPageTokens * dims.head_dim;
+}
+template <class T>
+const T* value_part(const AttentionDims& dims, const void* page, int64_t kv_head) {
+  return static_cast<const T*>(page) + kv_head * kPageTokens * dims.value_dim;
+}
+
+/// A part in float32, (2, hd, 32) or (dv / 32, 64, w), the same values.
+void unpack_keys(const AttentionDims& dims, const BF16* from, float* to);
+void unpack_values(const AttentionDims& dims, const BF16* from, float* to);
 
 }  // namespace braid::cpu

@@ -29,6 +29,10 @@ class ScratchCursor {
   int64_t used_ = 0;
 };
 
+/// How products are formed. Keys and values in bfloat16 meet queries and weights rounded to it,
+/// and products are summed in float32: by pairs where the processor does that, else one by one.
+enum class AttentionMath { kF32, kRounded, kPairs };
+
 struct AttentionScratch {
   AttentionScratch(const AttentionDims& dims, ScratchCursor& at)
       : q(at.take(kAttentionItemRows * dims.head_dim)),
@@ -36,16 +40,18 @@ struct AttentionScratch {
         max(at.take(kAttentionItemRows + kLaneSlots)),
         sum(at.take(kAttentionItemRows * kLaneSlots)),
         s(at.take(kBlockRows * kPageTokens)),
+        p(at.take(kBlockRows * kPageTokens)),
         k(at.take(kPageTokens * dims.head_dim)),
         v(at.take(kPageTokens * dims.value_dim)) {}
 
-  float* q;    // (rows, hd), scaled for base-2 exponentials
+  float* q;    // (rows, hd), scaled for base-2 exponentials; with kPairs bfloat16
   float* y;    // (rows, dv), not yet divided by the sum
   float* max;  // (rows)
   float* sum;  // (rows, 16), a partial sum for each lane
   float* s;    // (kBlockRows, 64): scores, then weights
+  float* p;    // (kBlockRows, 64): with kPairs the weights in bfloat16
   float* k;    // (2, hd, 32)
-  float* v;    // (64, dv)
+  float* v;    // (dv / 32, 64, w)
 };
 
 struct AttentionVjpScratch {

@@ -29,7 +29,7 @@ constexpr int kRows = 6;
 
 // The same arithmetic on the lanes that exist; the others hold zeros. Where the instruction set has
 // no masked access, a whole-vector access could touch memory beyond the row.
-HWY_INLINE V load_partial(D d, const float* from, int64_t count) {
+HWY_INLINE V load_lanes(D d, const float* from, int64_t count) {
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
   return hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(std::max<int64_t>(0, count))), d, from);
 #else
@@ -39,7 +39,7 @@ HWY_INLINE V load_partial(D d, const float* from, int64_t count) {
 #endif
 }
 
-HWY_INLINE void store_partial(V v, D d, float* to, int64_t count) {
+HWY_INLINE void store_lanes(V v, D d, float* to, int64_t count) {
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
   hn::BlendedStore(v, hn::FirstN(d, static_cast<size_t>(std::max<int64_t>(0, count))), d, to);
 #else
@@ -54,7 +54,7 @@ HWY_INLINE V load(D d, const float* from, int64_t count) {
   if constexpr (kWhole) {
     return hn::LoadU(d, from);
   } else {
-    return load_partial(d, from, count);
+    return load_lanes(d, from, count);
   }
 }
 
@@ -63,7 +63,7 @@ HWY_INLINE void store(V v, D d, float* to, int64_t count) {
   if constexpr (kWhole) {
     hn::StoreU(v, d, to);
   } else {
-    store_partial(v, d, to, count);
+    store_lanes(v, d, to, count);
   }
 }
 
@@ -136,6 +136,46 @@ void gemm(const GemmDims& g, const float* a, const float* b, const float* start,
   }
 }
 
+HWY_INLINE void transpose_4x4(const float* x, int64_t x_row, float* y, int64_t y_row) {
+#if HWY_TARGET == HWY_SCALAR
+  for (int64_t i = 0; i < 4; ++i) {
+    for (int64_t j = 0; j < 4; ++j) y[j * y_row + i] = x[i * x_row + j];
+  }
+#else
+  const hn::CappedTag<float, 4> d;
+  const auto r0 = hn::LoadU(d, x), r1 = hn::LoadU(d, x + x_row);
+  const auto r2 = hn::LoadU(d, x + 2 * x_row), r3 = hn::LoadU(d, x + 3 * x_row);
+  const auto low02 = hn::InterleaveLower(d, r0, r2), low13 = hn::InterleaveLower(d, r1, r3);
+  const auto high02 = hn::InterleaveUpper(d, r0, r2), high13 = hn::InterleaveUpper(d, r1, r3);
+  hn::StoreU(hn::InterleaveLower(d, low02, low13), d, y);
+  hn::StoreU(hn::InterleaveUpper(d, low02, low13), d, y + y_row);
+  hn::StoreU(hn::InterleaveLower(d, high02, high13), d, y + 2 * y_row);
+  hn::StoreU(hn::InterleaveUpper(d, high02, high13), d, y + 3 * y_row);
+#endif
+}
+
+// In blocks of 4 x 16, a cache line of four rows; what is left over is done again with its
+// neighbours by a block that overlaps them.
+void transpose(int64_t rows, int64_t columns, const float* x, int64_t x_row, float* y,
+               int64_t y_row) {
+  if (rows < 4 || columns < 4) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < columns; ++j) y[j * y_row + i] = x[i * x_row + j];
+    }
+    return;
+  }
+  for (int64_t j0 = 0; j0 < columns; j0 += 16) {
+    const int64_t j1 = std::min(columns, j0 + 16);
+    for (int64_t i0 = 0; i0 < rows; i0 += 4) {
+      const int64_t i = std::min(i0, rows - 4);
+      for (int64_t block = j0; block < j1; block += 4) {
+        const int64_t j = std::min(block, columns - 4);
+        transpose_4x4(x + i * x_row + j, x_row, y + j * y_row + i, y_row);
+      }
+    }
+  }
+}
+
 }  // namespace braid::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -143,6 +183,7 @@ HWY_AFTER_NAMESPACE();
 namespace braid::simd {
 
 HWY_EXPORT(gemm);
+HWY_EXPORT(transpose);
 
 void gemm(const GemmDims& dims, const float* a, const float* b, const float* start, float* c) {
   HWY_DYNAMIC_DISPATCH(gemm)(dims, a, b, start, c);
@@ -150,16 +191,7 @@ void gemm(const GemmDims& dims, const float* a, const float* b, const float* sta
 
 void transpose(int64_t rows, int64_t columns, const float* x, int64_t x_row, float* y,
                int64_t y_row) {
-  constexpr int64_t kBlock = 16;  // a cache line of each side
-  for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
-    const int64_t i1 = std::min(rows, i0 + kBlock);
-    for (int64_t j0 = 0; j0 < columns; j0 += kBlock) {
-      const int64_t j1 = std::min(columns, j0 + kBlock);
-      for (int64_t j = j0; j < j1; ++j) {
-        for (int64_t i = i0; i < i1; ++i) y[j * y_row + i] = x[i * x_row + j];
-      }
-    }
-  }
+  HWY_DYNAMIC_DISPATCH(transpose)(rows, columns, x, x_row, y, y_row);
 }
 
 }  // namespace braid::simd

@@ -2,7 +2,10 @@
 // promise that an element's value depends on its row and column alone.
 #include "braid/simd/gemm.h"
 
+#include "braid/simd/targets.h"
 #include "tests/support/numeric.h"
+// After targets.h, which it must see.
+#include <hwy/targets.h>
 
 namespace braid {
 namespace {
@@ -17,8 +20,19 @@ struct Case {
 };
 class Gemm : public ::testing::TestWithParam<Case> {};
 
-TEST_P(Gemm, MatchesTheDoubleSum) {
-  const auto [m, n, k] = GetParam();
+// Runs the body once for each instruction set that this machine has.
+template <class Body>
+void on_every_target(Body&& body) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    body();
+    hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+void check_against_double_sum(const Case& shape) {
+  const auto [m, n, k] = shape;
   const std::vector<float> a = random((m + 3) * (k + 3), 1), b = random((k + 1) * (n + 5), 2),
                            bias = random(n, 3), old = random(m * (n + 2), 4);
   for (const bool transposed : {false, true}) {
@@ -59,6 +73,10 @@ TEST_P(Gemm, MatchesTheDoubleSum) {
   }
 }
 
+TEST_P(Gemm, MatchesTheDoubleSum) {
+  on_every_target([] { check_against_double_sum(GetParam()); });
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
                          ::testing::Values(Case{1, 1, 0}, Case{1, 1, 1}, Case{2, 31, 63},
                                            Case{13, 32, 65}, Case{14, 33, 64}, Case{15, 100, 7},
@@ -67,34 +85,41 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
 TEST(Gemm, RowsDoNotDependOnEachOtherNorOnTheCut) {
   constexpr int64_t m = 29, n = 45, k = 130;
   const std::vector<float> a = random(m * k, 1), b = random(k * n, 2);
-  simd::GemmDims dims{.m = m, .n = n, .k = k, .a_row = k, .a_col = 1, .b_row = n, .c_row = n};
-  std::vector<float> whole(m * n), parts(m * n);
-  simd::gemm(dims, a.data(), b.data(), nullptr, whole.data());
-  dims.m = 1;
-  for (int64_t i = 0; i < m; ++i) {  // each row alone, k in two pieces, columns in two pieces
-    for (const int64_t j : {0, 20}) {
-      dims.n = j == 0 ? 20 : n - 20;
-      dims.k = 50;
-      float* c = parts.data() + i * n + j;
-      simd::gemm(dims, a.data() + i * k, b.data() + j, nullptr, c);
-      dims.k = k - 50;
-      simd::gemm(dims, a.data() + i * k + 50, b.data() + 50 * n + j, c, c);
+  on_every_target([&] {
+    simd::GemmDims dims{.m = m, .n = n, .k = k, .a_row = k, .a_col = 1, .b_row = n, .c_row = n};
+    std::vector<float> whole(m * n), parts(m * n);
+    simd::gemm(dims, a.data(), b.data(), nullptr, whole.data());
+    dims.m = 1;
+    dims.start_row = n;
+    for (int64_t i = 0; i < m; ++i) {  // each row alone, k in two pieces, columns in two pieces
+      for (const int64_t j : {0, 20}) {
+        dims.n = j == 0 ? 20 : n - 20;
+        dims.k = 50;
+        float* c = parts.data() + i * n + j;
+        simd::gemm(dims, a.data() + i * k, b.data() + j, nullptr, c);
+        dims.k = k - 50;
+        simd::gemm(dims, a.data() + i * k + 50, b.data() + 50 * n + j, c, c);
+      }
     }
-  }
-  EXPECT_EQ(whole, parts);
+    EXPECT_EQ(whole, parts);
+  });
 }
 
-TEST(Transpose, MovesEveryElement) {
-  constexpr int64_t rows = 37, columns = 21;
-  const std::vector<float> x = random(rows * 25, 1);
-  std::vector<float> y(columns * 40, -1.0f);
-  simd::transpose(rows, columns, x.data(), 25, y.data(), 40);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) {
-      EXPECT_EQ(y[static_cast<size_t>(j * 40 + i)], x[static_cast<size_t>(i * 25 + j)]);
-    }
+TEST(Transpose, MovesEveryElementAndNoOther) {
+  for (const auto& [rows, columns] :
+       {std::pair<int64_t, int64_t>{37, 21}, {14, 16}, {3, 50}, {4, 4}, {50, 3}, {5, 19}, {1, 1}}) {
+    const std::vector<float> x = random(rows * 55, 1);
+    on_every_target([&, n = rows, d = columns] {
+      std::vector<float> y(static_cast<size_t>(d * 60), -9.0f), want = y;
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < d; ++j) {
+          want[static_cast<size_t>(j * 60 + i)] = x[static_cast<size_t>(i * 55 + j)];
+        }
+      }
+      simd::transpose(n, d, x.data(), 55, y.data(), 60);
+      EXPECT_EQ(y, want);
+    });
   }
-  EXPECT_EQ(y[39], -1.0f);
 }
 
 }  // namespace

@@ -108,7 +108,7 @@ bool has_bf16_dot() {
   static const bool has =
       __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
       __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0;
-  return has;
+  return has && dispatches_avx512();
 }
 #else
 bool has_bf16_dot() { return false; }

@@ -106,6 +106,8 @@ void bf16_tile(const Bf16TileDims& g, const float* a, const BF16* b, const float
   }
 }
 
+bool dispatches_avx512() { return HWY_TARGET == HWY_AVX3; }
+
 }  // namespace braid::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -113,6 +115,9 @@ HWY_AFTER_NAMESPACE();
 namespace braid::cpu {
 
 HWY_EXPORT(bf16_tile);
+HWY_EXPORT(dispatches_avx512);
+
+bool dispatches_avx512() { return HWY_DYNAMIC_DISPATCH(dispatches_avx512)(); }
 
 void bf16_tile_widened(const Bf16TileDims& dims, const float* a, const BF16* b, const float* start,
                        float* c) {

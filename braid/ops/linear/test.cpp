@@ -8,7 +8,10 @@
 #include "braid/ops/linear/cases.h"
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear/reference.h"
+#include "braid/simd/targets.h"
 #include "tests/support/numeric.h"
+// After targets.h, which it must see.
+#include <hwy/targets.h>
 
 namespace braid {
 namespace {
@@ -31,28 +34,45 @@ Tensor strided(const Tensor& x, int64_t pad) {
   return wide.slice_columns(0, x.dim(1));
 }
 
+// Runs the body once for each instruction set that this machine has; the dot product of pairs
+// belongs to the first.
+template <class Body>
+void on_every_target(Body&& body) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    body();
+    hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+void check_against_reference(Context& ctx, const cases::LinearCase& shape, DType dtype) {
+  const auto [m, n, k] = shape;
+  const Tensor x = rounded(test::randn({m, k}, 1), dtype);
+  const Tensor plain = rounded(test::randn({n, k}, 2), dtype);
+  const Tensor bias = test::randn({n}, 3), residual = test::randn({m, n}, 4);
+  const Weight w = Weight::make(ctx, plain, {.packed_dtype = dtype});
+  EXPECT_TRUE(w.finite());
+  EXPECT_TRUE(test::same_bits(w.to_plain(ctx, DType::kF32), plain));
+  const auto vx = test::values(x), vw = test::values(plain);
+  const double tol = test::tolerance(DType::kF32, k + 1);
+  std::vector<double> want = reference::linear(m, n, k, vx, vw, test::values(bias));
+  test::expect_close(linear(ctx, x, w, bias), want, tol, "bias");
+  test::expect_close(linear(ctx, strided(x, 5), w, bias), want, tol, "strided");
+  want = reference::linear(m, n, k, vx, vw, {});
+  test::expect_close(linear(ctx, x, w), want, tol, "no bias");
+  for (size_t i = 0; i < want.size(); ++i) want[i] += residual.f32()[i];
+  test::expect_close(linear_residual(ctx, x, w, strided(residual, 3)), want, tol, "residual");
+}
+
 class Linear : public ::testing::TestWithParam<DType> {
  protected:
   Context ctx_{{.threads = 2, .poison = true}};
 };
 
 TEST_P(Linear, MatchesTheReference) {
-  for (const auto& [m, n, k] : cases::kLinearOdd) {
-    const Tensor x = rounded(test::randn({m, k}, 1), GetParam());
-    const Tensor plain = rounded(test::randn({n, k}, 2), GetParam());
-    const Tensor bias = test::randn({n}, 3), residual = test::randn({m, n}, 4);
-    const Weight w = Weight::make(ctx_, plain, {.packed_dtype = GetParam()});
-    EXPECT_TRUE(w.finite());
-    EXPECT_TRUE(test::same_bits(w.to_plain(ctx_, DType::kF32), plain));
-    const auto vx = test::values(x), vw = test::values(plain);
-    const double tol = test::tolerance(DType::kF32, k + 1);
-    std::vector<double> want = reference::linear(m, n, k, vx, vw, test::values(bias));
-    test::expect_close(linear(ctx_, x, w, bias), want, tol, "bias");
-    test::expect_close(linear(ctx_, strided(x, 5), w, bias), want, tol, "strided");
-    want = reference::linear(m, n, k, vx, vw, {});
-    test::expect_close(linear(ctx_, x, w), want, tol, "no bias");
-    for (size_t i = 0; i < want.size(); ++i) want[i] += residual.f32()[i];
-    test::expect_close(linear_residual(ctx_, x, w, strided(residual, 3)), want, tol, "residual");
+  for (const auto& shape : cases::kLinearOdd) {
+    on_every_target([&] { check_against_reference(ctx_, shape, GetParam()); });
   }
 }
 

@@ -73,6 +73,7 @@ void load_parameter(Context& ctx, Parameter& parameter, const std::vector<Tensor
   if (parameter.matrix) {
     parameter.weight =
         Weight::make(ctx, value, {.packed_dtype = options.matrix_dtype, .trainable = true});
+    parameter.value = parameter.weight.plain();  // one master, which the weight packs again
   }
 }
 

@@ -1,0 +1,33 @@
+#include "braid/infer/model.h"
+
+#include <algorithm>
+
+#include "braid/model/checkpoint.h"
+
+namespace braid {
+
+Model Model::load(Context& ctx, const std::filesystem::path& directory) {
+  const Checkpoint checkpoint = Checkpoint::open(directory);
+  Model model;
+  model.directory_ = directory;
+  model.fingerprint_ = checkpoint.fingerprint();
+  model.stack_ = std::make_unique<Stack>(checkpoint.config());
+  model.stack_->load(ctx, checkpoint);
+  if (std::filesystem::exists(directory / "tokenizer.json")) {
+    model.tokenizer_ = Tokenizer::load(directory / "tokenizer.json");
+  }
+  return model;
+}
+
+const Tokenizer& Model::tokenizer() const {
+  check(tokenizer_ != nullptr, ErrorKind::kFormat,
+        "{}: has no tokenizer.json, want one (or give token ids)", directory_.string());
+  return *tokenizer_;
+}
+
+bool Model::ends(int32_t token) const {
+  const auto& eos = config().eos;
+  return std::find(eos.begin(), eos.end(), token) != eos.end();
+}
+
+}  // namespace braid

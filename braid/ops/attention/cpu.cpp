@@ -103,14 +103,13 @@ void load_queries(const AttentionDims& dims, const AttentionSequence& s, const A
     const int64_t token = (item.begin + r) / group;
     const int64_t head = item.kv_head * group + (item.begin + r) % group;
     const float* from = q + (s.row + token) * dims.q_stride + head * hd;
-    float* to = at.q + r * hd;
-    if (math == AttentionMath::kF32) {
-      for (int64_t j = 0; j < hd; ++j) to[j] = from[j] * scale;
-    } else if (math == AttentionMath::kRounded) {
-      for (int64_t j = 0; j < hd; ++j) to[j] = to_float(to_bf16(from[j] * scale));
-    } else {
-      BF16* pairs = reinterpret_cast<BF16*>(at.q) + r * hd;
-      for (int64_t j = 0; j < hd; ++j) pairs[j] = to_bf16(from[j] * scale);
+    // Rounded from the key scratch, which is free until the first page.
+    float* to = math == AttentionMath::kPairs ? at.k : at.q + r * hd;
+    for (int64_t j = 0; j < hd; ++j) to[j] = from[j] * scale;
+    if (math == AttentionMath::kRounded) {
+      for (int64_t j = 0; j < hd; ++j) to[j] = to_float(to_bf16(to[j]));
+    } else if (math == AttentionMath::kPairs) {
+      round_rows(1, hd, hd, to, reinterpret_cast<BF16*>(at.q) + r * hd);
     }
   }
   std::fill_n(at.max, rows, kNoScore);
@@ -139,6 +138,17 @@ Part load_part(const AttentionDims& dims, const AttentionSequence& s, int64_t ba
     unpack_values(dims, part.v_pairs, at.v);
   }
   return part;
+}
+
+// Asks for a page ahead of time: the few rows of a decode step would wait for it.
+void prefetch_part(const AttentionDims& dims, const AttentionSequence& s, int64_t base,
+                   int64_t kv_head) {
+  constexpr int64_t kLine = 64;
+  const auto size = static_cast<int64_t>(size_of(dims.page_dtype)) * kPageTokens;
+  const auto* k = static_cast<const char*>(s.k_page(base)) + kv_head * dims.head_dim * size;
+  const auto* v = static_cast<const char*>(s.v_page(base)) + kv_head * dims.value_dim * size;
+  for (int64_t i = 0; i < dims.head_dim * size; i += kLine) __builtin_prefetch(k + i, 0, 2);
+  for (int64_t i = 0; i < dims.value_dim * size; i += kLine) __builtin_prefetch(v + i, 0, 2);
 }
 
 // s <- q k^T for `count` rows from `row` and those blocks of keys that any of them sees.
@@ -230,6 +240,7 @@ void attend_item(const AttentionDims& dims, const AttentionSequence& s, const At
   const int64_t last = position(rows - 1);
   for (int64_t base = first_page_token(dims, position(0)); base <= last; base += kPageTokens) {
     const Part part = load_part(dims, s, base, item.kv_head, math, at);
+    const bool streams = rows <= kBlockRows && base + kPageTokens <= last;
     for (int64_t row = 0; row < rows; row += kBlockRows) {
       const int64_t count = std::min(kBlockRows, rows - row);
       const KeyRange first = visible_keys(dims, position(row), base);
@@ -237,6 +248,7 @@ void attend_item(const AttentionDims& dims, const AttentionSequence& s, const At
       const KeyRange keys{.begin = first.begin, .end = final.end};
       if (keys.empty()) continue;
       const bool whole = final.begin == 0 && first.end == kPageTokens;
+      if (streams) prefetch_part(dims, s, base + kPageTokens, item.kv_head);
       score_block(dims, part, row, count, keys, math, at);
       softmax_block(at, row, count, whole, dims.value_dim,
                     [&](int64_t r) { return visible_keys(dims, position(r), base); });

@@ -20,8 +20,8 @@ bool has_pair_gemm();
 /// element one chain over p in float32, whatever m and n. Needs has_pair_gemm().
 void pair_gemm(const PairGemmDims& dims, const BF16* a, const BF16* b, float* c);
 
-/// y[i, j] <- x[i, j] rounded, for (rows, count) with rows `stride` elements apart in both; count
-/// is a multiple of 16. Needs has_pair_gemm().
+/// y[i, j] <- x[i, j] rounded, for (rows, count) with rows `stride` elements apart in both. Needs
+/// has_pair_gemm().
 void round_rows(int64_t rows, int64_t count, int64_t stride, const float* x, BF16* y);
 
 }  // namespace braid::cpu

@@ -5,7 +5,8 @@ set(BRAID_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initiali
 function(braid_compile_options target)
   if(BRAID_DEV)
     target_compile_options(${target} PRIVATE
-      $<$<COMPILE_LANGUAGE:CXX>:${BRAID_WARNINGS};-Werror>)
+      $<$<COMPILE_LANGUAGE:CXX>:${BRAID_WARNINGS};-Werror>
+      $<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>)
   endif()
   if(BRAID_SANITIZE)
     target_compile_options(${target} PRIVATE
@@ -15,6 +16,9 @@ function(braid_compile_options target)
   # Every kernel writes its sums in a defined order; the compiler must not change which operations
   # are fused behind our back, or forms that agree by construction would differ in the last bit.
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
+  # Dims and dtypes are shared with the CPU: their constexpr members serve kernels too.
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
 endfunction()
 
 function(braid_layer name)

@@ -12,7 +12,7 @@
 namespace braid {
 
 #if BRAID_HAS_CUDA
-std::shared_ptr<DeviceApi> make_cuda_device(int index);  // braid/cuda/device.cu
+std::shared_ptr<DeviceApi> make_cuda_device(int index);  // braid/cuda/device.cpp
 #endif
 
 std::string to_string(Device device) {

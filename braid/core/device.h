@@ -40,7 +40,7 @@ class DeviceApi {
   virtual void accumulate(float* y, const float* x, int64_t n) = 0;
   virtual void synchronize() = 0;
 
-  /// cudaStream_t on CUDA, null on the CPU.
+  /// What kernels are launched on: a cuda::Queue on CUDA, null on the CPU.
   virtual void* stream() const = 0;
 };
 

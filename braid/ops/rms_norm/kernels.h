@@ -12,7 +12,7 @@ struct RmsNormDims {
   float eps;
   /// Rows whose contributions to dw are added up first; then the blocks are, in order.
   static constexpr int64_t kBlockRows = 32;
-  int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
+  constexpr int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
 };
 
 namespace cpu {
@@ -25,4 +25,14 @@ void rms_norm_vjp(ThreadPool& threads, const RmsNormDims& dims, const float* x, 
                   const float* rstd, const float* dy, float* dx, float* dw, float* partial);
 
 }  // namespace cpu
+
+namespace cuda {
+
+/// As on the CPU, on a queue.
+void rms_norm(void* queue, const RmsNormDims& dims, const float* x, const float* w, float* y,
+              float* rstd);
+void rms_norm_vjp(void* queue, const RmsNormDims& dims, const float* x, const float* w,
+                  const float* rstd, const float* dy, float* dx, float* dw, float* partial);
+
+}  // namespace cuda
 }  // namespace braid

@@ -5,8 +5,8 @@
 
 namespace braid {
 
-using Forward = Kernel<&cpu::rms_norm>;
-using Backward = Kernel<&cpu::rms_norm_vjp>;
+using Forward = Kernel<&cpu::rms_norm, &cuda::rms_norm>;
+using Backward = Kernel<&cpu::rms_norm_vjp, &cuda::rms_norm_vjp>;
 
 Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& w, float eps) {
   check(x.rank() == 2 && x.dim(1) > 0, "rms_norm: x has shape {}, want (N, D)",

@@ -20,4 +20,12 @@ void swiglu_vjp(ThreadPool& threads, const SwigluDims& dims, const float* x, con
                 float* dx);
 
 }  // namespace cpu
+
+namespace cuda {
+
+/// As on the CPU, on a queue.
+void swiglu(void* queue, const SwigluDims& dims, const float* x, float* y);
+void swiglu_vjp(void* queue, const SwigluDims& dims, const float* x, const float* dy, float* dx);
+
+}  // namespace cuda
 }  // namespace braid

@@ -5,8 +5,8 @@
 
 namespace braid {
 
-using Forward = Kernel<&cpu::swiglu>;
-using Backward = Kernel<&cpu::swiglu_vjp>;
+using Forward = Kernel<&cpu::swiglu, &cuda::swiglu>;
+using Backward = Kernel<&cpu::swiglu_vjp, &cuda::swiglu_vjp>;
 
 Tensor swiglu(Context& ctx, const Tensor& gate_up) {
   check(gate_up.rank() == 2 && gate_up.dim(1) > 0 && gate_up.dim(1) % 2 == 0,

@@ -14,6 +14,8 @@ endforeach()
 install(TARGETS braid ${layers} EXPORT braid-targets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
   FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES ${PROJECT_BINARY_DIR}/include/braid/core/build_config.h
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/braid/core)
 install(EXPORT braid-targets NAMESPACE braid:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/braid)
 if(TARGET braid_tool)
   install(TARGETS braid_tool RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

@@ -32,7 +32,7 @@ function(braid_layer name)
   add_library(braid_${name} STATIC ${sources} ${cuda_sources})
   add_library(braid::${name} ALIAS braid_${name})
   target_sources(braid_${name} PUBLIC FILE_SET HEADERS
-    BASE_DIRS ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/include FILES ${headers})
+    BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${headers})
   set_target_properties(braid_${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
   target_link_libraries(braid_${name} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
   braid_compile_options(braid_${name})

@@ -64,22 +64,12 @@ Plan make_plan(const LinearDims& dims, int threads) {
 }
 
 // Rounds `rows` rows of a to pairs and turns them into columns, a block at a time.
-void pack_tile_pairs(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a,
-                     float* out) {
-  const int64_t k = dims.b.k;
-  if (dims.a_column != 1) {
-    const float zeros[kTileRows] = {};
-    for (int64_t p = 0; p < k; p += 2) {
-      round_pairs_to_bf16(rows, a + p * dims.a_column,
-                          p + 1 < k ? a + (p + 1) * dims.a_column : zeros,
-                          reinterpret_cast<BF16*>(out + p / 2 * plan.rows));
-    }
-    return;
-  }
+void pack_rows_as_pairs(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a,
+                        float* out) {
   constexpr int64_t kBlock = 256;
   alignas(64) float pairs[kTileRows * kBlock / 2];
-  for (int64_t p0 = 0; p0 < k; p0 += kBlock) {
-    const int64_t count = std::min(kBlock, k - p0);
+  for (int64_t p0 = 0; p0 < dims.b.k; p0 += kBlock) {
+    const int64_t count = std::min(kBlock, dims.b.k - p0);
     for (int64_t i = 0; i < rows; ++i) {
       auto* to = reinterpret_cast<BF16*>(pairs + i * kBlock / 2);
       round_to_bf16(count, a + i * dims.a_row + p0, to);
@@ -90,19 +80,56 @@ void pack_tile_pairs(const LinearDims& dims, const Plan& plan, int64_t rows, con
   }
 }
 
-void pack_tile(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a, float* out) {
+// One tile of an a whose rows are contiguous.
+void pack_rows(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a, float* out) {
   if (plan.pairs) {
-    pack_tile_pairs(dims, plan, rows, a, out);
+    pack_rows_as_pairs(dims, plan, rows, a, out);
     return;
   }
-  if (dims.a_column == 1) {
-    simd::transpose(rows, dims.b.k, a, dims.a_row, out, plan.rows);
-  } else {
-    for (int64_t p = 0; p < dims.b.k; ++p) {
-      std::copy_n(a + p * dims.a_column, rows, out + p * plan.rows);
+  simd::transpose(rows, dims.b.k, a, dims.a_row, out, plan.rows);
+  for (int64_t p = dims.b.k; p < plan.units; ++p) std::fill_n(out + p * plan.rows, rows, 0.0f);
+}
+
+// Tiles [t0, t1) of an a whose columns are contiguous (a transposed one): side by side, so that the
+// whole cache line of a column is used while it is there.
+void pack_columns(const LinearDims& dims, const Plan& plan, int64_t t0, int64_t t1, const float* a,
+                  float* tiles) {
+  const int64_t k = dims.b.k, step = plan.pairs ? 2 : 1;
+  const float zeros[kTileRows] = {};
+  for (int64_t u = 0; u < plan.units; ++u) {
+    const int64_t p = u * step;
+    for (int64_t t = t0; t < t1; ++t) {
+      const int64_t row0 = t * plan.rows, rows = std::min(plan.rows, dims.m - row0);
+      float* out = tiles + (t * plan.units + u) * plan.rows;
+      const float* x = p < k ? a + p * dims.a_column + row0 : zeros;
+      if (!plan.pairs) {
+        std::copy_n(x, rows, out);
+      } else {
+        const float* next = p + 1 < k ? x + dims.a_column : zeros;
+        round_pairs_to_bf16(rows, x, next, reinterpret_cast<BF16*>(out));
+      }
     }
   }
-  for (int64_t p = dims.b.k; p < plan.units; ++p) std::fill_n(out + p * plan.rows, rows, 0.0f);
+}
+
+// a as [tile][unit][rows].
+void pack_tiles(ThreadPool& threads, const LinearDims& dims, const Plan& plan, const float* a,
+                float* tiles) {
+  const int64_t tile_units = plan.rows * plan.units;
+  const bool by_rows = dims.a_column == 1;
+  const int64_t enough = by_rows ? 1 : 8;
+  const int64_t grain = std::max(enough, (1 << 15) / std::max<int64_t>(1, tile_units));
+  threads.parallel_for(plan.tiles, grain, [&](int64_t begin, int64_t end) {
+    if (!by_rows) {
+      pack_columns(dims, plan, begin, end, a, tiles);
+      return;
+    }
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t row0 = t * plan.rows;
+      pack_rows(dims, plan, std::min(plan.rows, dims.m - row0), a + row0 * dims.a_row,
+                tiles + t * tile_units);
+    }
+  });
 }
 
 struct Operands {
@@ -174,15 +201,7 @@ void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const v
   const Plan plan = make_plan(dims, threads.size());
   if (plan.packed) {
     auto* tiles = static_cast<float*>(scratch);
-    const int64_t tile_units = plan.rows * plan.units;
-    const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, tile_units));
-    threads.parallel_for(plan.tiles, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) {
-        const int64_t row0 = t * plan.rows;
-        pack_tile(dims, plan, std::min(plan.rows, dims.m - row0), a + row0 * dims.a_row,
-                  tiles + t * tile_units);
-      }
-    });
+    pack_tiles(threads, dims, plan, a, tiles);
     a = tiles;
   }
   const Operands x{a, static_cast<const std::byte*>(b), start, c};

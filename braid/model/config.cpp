@@ -14,8 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr NormKind kRmsNorm{0}, kLayerNorm{1};
-
 constexpr JsonLimits kConfigLimits{
     .max_bytes = size_t{16} << 20, .max_depth = 32, .max_values = 1 << 20, .python_numbers = true};
 
@@ -38,7 +36,7 @@ ModelConfig native_config(const JsonObject& object, std::span<const std::string_
   config.tied = object.flag_or("tie_word_embeddings", false);
   const std::string norm = object.text_or("norm", "rms");
   if (norm != "rms" && norm != "layer") object.refuse("norm", "\"rms\" or \"layer\"");
-  config.norm = norm == "rms" ? kRmsNorm : kLayerNorm;
+  config.norm = norm == "rms" ? NormKind::kRms : NormKind::kLayer;
   config.norm_eps = object.number_or(
       alias(object, {"norm_eps", "rms_norm_eps", "layer_norm_epsilon"}), 1e-5, 0, 1);
   config.embedding_scale = object.number_or("embedding_scale", 1, -1e6, 1e6);
@@ -108,7 +106,7 @@ std::string print_config(const ModelConfig& config) {
   root["stack"] = print_stack(config.sublayers);
   root["vocab_size"] = config.vocab;
   root["hidden_size"] = config.width;
-  root["norm"] = config.norm == kRmsNorm ? "rms" : "layer";
+  root["norm"] = config.norm == NormKind::kRms ? "rms" : "layer";
   root["norm_eps"] = config.norm_eps;
   root["tie_word_embeddings"] = config.tied;
   if (config.embedding_scale != 1) root["embedding_scale"] = config.embedding_scale;

@@ -10,11 +10,10 @@
 #include <vector>
 
 #include "braid/core/dtype.h"
+#include "braid/nn/modules.h"
 #include "braid/nn/spec.h"
 
 namespace braid {
-
-enum class NormKind : uint8_t;
 
 /// Everything a stack is built from. A published architecture is such a value and no more.
 struct ModelConfig {
@@ -22,7 +21,7 @@ struct ModelConfig {
   int64_t vocab = 0;                 // V, rows of the embedding
   int64_t width = 0;                 // D
   std::vector<ParallelSpec> sublayers;
-  NormKind norm{};  // RMSNorm
+  NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
   bool tied = false;           // the head is the embedding
   double embedding_scale = 1;  // h = scale * embedding

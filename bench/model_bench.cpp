@@ -1,0 +1,164 @@
+#include "bench/model_bench.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "bench/timing.h"
+#include "braid/model/stack_spec.h"
+#include "braid/ops/adamw/adamw.h"
+#include "braid/ops/cross_entropy/cross_entropy.h"
+
+namespace braid::bench {
+namespace {
+
+// Median of the run times of `body`, after one run that is not counted.
+double median_seconds(int runs, const std::function<void()>& body) {
+  return interleaved_medians(std::span(&body, 1), runs)[0];
+}
+
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocab, uint64_t seed) {
+  const Rng rng(seed);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) {
+    tokens.push_back(
+        static_cast<int32_t>(rng.below(static_cast<uint64_t>(i), static_cast<uint64_t>(vocab))));
+  }
+  return tokens;
+}
+
+// Bytes of fixed state that a step of one sequence reads and writes.
+double state_traffic(const Stack& stack) {
+  int64_t bytes = 0;
+  for (const StateSpec& spec : stack.state_specs()) {
+    for (const SlotSpec& slot : spec) {
+      if (slot.kind != SlotKind::kFixed) continue;
+      bytes += slot.shape.count() * static_cast<int64_t>(size_of(slot.dtype));
+    }
+  }
+  return 2.0 * static_cast<double>(bytes);
+}
+
+void bench_prefill(Context& ctx, const Stack& stack, const Ceilings& ceilings, int64_t prompt) {
+  const auto tokens = random_tokens(prompt, stack.config().vocab, 1);
+  const double seconds = median_seconds(3, [&] {
+    State state = stack.make_state(ctx);
+    State* states[] = {&state};
+    stack.forward(ctx, tokens, SequenceBatch::single(prompt),
+                  {.states = states, .rows = std::vector<int64_t>{prompt - 1}});
+  });
+  const double head = 2.0 * static_cast<double>(stack.config().vocab * stack.config().width);
+  const double flops = (stack.matmul_flops() - head) * static_cast<double>(prompt) + head;
+  const bool bf16 = stack.config().dtype == DType::kBF16;
+  const double peak =
+      bf16 ? ceilings.bf16_flops_per_second / 1e9 : ceilings.f32_flops_per_second / 1e9;
+  fmt::print(
+      "  prefill {:5} tokens    {:9.1f} tokens/s   {:7.1f} GFLOP/s in matrices = {:5.1f}% of "
+      "{} GEMM peak {:.0f}\n",
+      prompt, static_cast<double>(prompt) / seconds, flops / seconds / 1e9,
+      100 * flops / seconds / 1e9 / peak, bf16 ? "bf16" : "f32", peak);
+}
+
+void bench_decode(Context& ctx, const Stack& stack, const Ceilings& ceilings, int64_t sequences) {
+  std::vector<State> states;
+  for (int64_t s = 0; s < sequences; ++s) states.push_back(stack.make_state(ctx));
+  std::vector<State*> pointers;
+  for (State& state : states) pointers.push_back(&state);
+  int64_t step = 0;
+  const auto tokens = random_tokens(sequences, stack.config().vocab, 2);
+  const double seconds = median_seconds(40, [&] {
+    SequenceBatch batch;
+    for (int64_t s = 0; s < sequences; ++s) batch.add(1, step);
+    stack.forward(ctx, tokens, batch, {.states = pointers});
+    ++step;
+  });
+  const double bytes = static_cast<double>(stack.weight_bytes()) +
+                       static_cast<double>(sequences) * state_traffic(stack);
+  const double floor = bytes / ceilings.read_bytes_per_second;
+  fmt::print(
+      "  decode  {:5} sequences {:9.1f} tokens/s   {:7.1f} GB/s over weights and state = "
+      "{:5.1f}% of read bandwidth {:.1f}\n",
+      sequences, static_cast<double>(sequences) / seconds, bytes / seconds / 1e9,
+      100 * floor / seconds, ceilings.read_bytes_per_second / 1e9);
+}
+
+}  // namespace
+
+const std::vector<Preset>& presets() {
+  static const std::vector<Preset> all = {
+      {"mamba2-130m", "(mamba2:state=128,head=64)x24", 768, 50288},
+      {"llama-135m", "(attn:heads=9,kv=3 swiglu:hidden=1536)x30", 576, 49152},
+  };
+  return all;
+}
+
+const Preset& find_preset(const std::string& name) {
+  std::string known;
+  for (const Preset& preset : presets()) {
+    if (preset.name == name) return preset;
+    known += (known.empty() ? "" : ", ") + preset.name;
+  }
+  fail(ErrorKind::kUsage, "bench: there is no preset '{}', want one of {}", name, known);
+}
+
+void bench_inference(Context& ctx, const Stack& stack, const Ceilings& ceilings, int64_t prompt) {
+  fmt::print(
+      "  {}\n  {:.1f}M parameters, {:.1f} MB of weights, {:.1f} MB of fixed state traffic a "
+      "token\n",
+      print_stack(stack.config().sublayers), static_cast<double>(stack.parameter_count()) / 1e6,
+      static_cast<double>(stack.weight_bytes()) / 1e6, state_traffic(stack) / 1e6);
+  bench_prefill(ctx, stack, ceilings, prompt);
+  bench_decode(ctx, stack, ceilings, 1);
+  bench_decode(ctx, stack, ceilings, 16);
+}
+
+void bench_inference(Context& ctx, const Preset& preset, const Ceilings& ceilings) {
+  ModelConfig config;
+  config.width = preset.width;
+  config.vocab = preset.vocab;
+  config.tied = preset.tied;
+  config.dtype = DType::kBF16;
+  config.sublayers = parse_stack(preset.stack);
+  Stack stack(config, {.matrix_dtype = DType::kBF16});
+  stack.initialize(ctx, Rng(1));
+  fmt::print("{} (random weights, bf16)\n", preset.name);
+  bench_inference(ctx, stack, ceilings);
+}
+
+void bench_training(Context& ctx, const std::string& spec, int64_t width, int64_t vocab,
+                    const Ceilings& ceilings, int64_t tokens) {
+  ModelConfig config;
+  config.width = width;
+  config.vocab = vocab;
+  config.tied = true;
+  config.sublayers = parse_stack(spec);
+  Stack stack(config, {.trainable = true});
+  stack.initialize(ctx, Rng(1));
+  Tape::Sinks sinks;
+  for (const auto& [name, p] : stack.parameters()) {
+    sinks[p->value.grad_id()] = ctx.zeros(p->shape);
+  }
+  SequenceBatch batch;
+  for (int64_t at = 0; at < tokens; at += 512) batch.add(std::min<int64_t>(512, tokens - at));
+  const auto ids = random_tokens(tokens, vocab, 3), targets = random_tokens(tokens, vocab, 4);
+  const double seconds = median_seconds(3, [&] {
+    Tape tape(&sinks);
+    Context taped = ctx.with_tape(&tape);
+    const Tensor logits = stack.forward(taped, ids, batch);
+    const Tensor loss = softmax_cross_entropy(taped, logits, targets).loss;
+    Tensor one = ctx.empty({1});
+    *one.f32() = 1.0f;
+    tape.backward(ctx, {loss}, {one});
+    stack.repack(ctx);
+  });
+  const double flops = 3.0 * stack.matmul_flops() * static_cast<double>(tokens);
+  fmt::print(
+      "training step of {} at width {}, vocabulary {}, {} tokens (forward, backward, repack)\n"
+      "  {:9.1f} tokens/s   {:7.1f} GFLOP/s in matrices = {:5.1f}% of f32 GEMM peak {:.0f}\n",
+      spec, width, vocab, tokens, static_cast<double>(tokens) / seconds, flops / seconds / 1e9,
+      100 * flops / seconds / ceilings.f32_flops_per_second, ceilings.f32_flops_per_second / 1e9);
+}
+
+}  // namespace braid::bench

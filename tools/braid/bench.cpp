@@ -1,0 +1,73 @@
+#include <fmt/core.h>
+
+#include "bench/ceilings.h"
+#include "bench/linear_bench.h"
+#include "bench/model_bench.h"
+#include "braid/infer/model.h"
+#include "tools/braid/commands.h"
+
+namespace braid {
+namespace {
+
+struct BenchFlags {
+  std::string model, op, preset, train;
+  int64_t width = 256, vocab = 4096;
+  DeviceFlags device;
+};
+
+void run_bench(const BenchFlags& flags) {
+  Context ctx = flags.device.context();
+  const bench::Ceilings ceilings = bench::measure_ceilings(ctx);
+  fmt::print(
+      "this machine, {} threads: read {:.1f} GB/s, f32 {:.0f} GFLOP/s, bf16 {:.0f} GFLOP/s\n",
+      ctx.threads().size(), ceilings.read_bytes_per_second / 1e9,
+      ceilings.f32_flops_per_second / 1e9, ceilings.bf16_flops_per_second / 1e9);
+  bool any = false;
+  if (!flags.op.empty()) {
+    check(flags.op == "linear", "bench: there is no benchmark of op '{}', want linear", flags.op);
+    bench::bench_linear(ctx);
+    any = true;
+  }
+  if (!flags.model.empty()) {
+    const Model model = Model::load(ctx, flags.model);
+    bench::bench_inference(ctx, model.stack(), ceilings);
+    any = true;
+  }
+  if (!flags.preset.empty()) {
+    bench::bench_inference(ctx, bench::find_preset(flags.preset), ceilings);
+    any = true;
+  }
+  if (!flags.train.empty()) {
+    bench::bench_training(ctx, flags.train, flags.width, flags.vocab, ceilings);
+    any = true;
+  }
+  if (any) return;
+  bench::bench_linear(ctx);
+  for (const bench::Preset& preset : bench::presets()) {
+    bench::bench_inference(ctx, preset, ceilings);
+  }
+  bench::bench_training(ctx, "(mamba2:state=64 swa:256 swiglu)x4", 256, 4096, ceilings);
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* command = app.add_subcommand(
+      "bench", "Measure speed beside the ceilings of the same run; without options, everything");
+  command->add_option("--model", flags->model, "model directory: prefill and decode");
+  command->add_option("--op", flags->op, "one op: linear");
+  command->add_option("--preset", flags->preset,
+                      "random weights at a published shape: mamba2-130m, llama-135m");
+  command->add_option("--train", flags->train, "a training step of this stack spec");
+  command->add_option("--width", flags->width, "model width, with --train")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  command->add_option("--vocab", flags->vocab, "vocabulary, with --train")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  flags->device.add(*command);
+  command->callback([flags] { run_bench(*flags); });
+}
+
+}  // namespace braid

@@ -1,0 +1,62 @@
+#include <fmt/core.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <iterator>
+
+#include "braid/core/file.h"
+#include "braid/model/tokenizer/tokenizer.h"
+#include "tools/braid/commands.h"
+
+namespace braid {
+
+void DeviceFlags::add(CLI::App& command) {
+  command.add_option("--device", device, "cpu, cuda or cuda:INDEX")->capture_default_str();
+  command.add_option("--threads", threads, "threads of the CPU; 0: one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+Context DeviceFlags::context(uint64_t seed) const {
+  return Context({.device = parse_device(device), .threads = threads, .seed = seed});
+}
+
+std::string text_or_stdin(const std::string& text) {
+  if (text != "-") return text;
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+std::vector<int32_t> parse_tokens(const std::string& text, const char* flag) {
+  const std::string list = text.starts_with("@") ? read_text(text.substr(1)) : text_or_stdin(text);
+  std::vector<int32_t> tokens;
+  size_t at = 0;
+  constexpr const char* kSeparators = ", \t\r\n";
+  while ((at = list.find_first_not_of(kSeparators, at)) != std::string::npos) {
+    const size_t end = std::min(list.find_first_of(kSeparators, at), list.size());
+    int32_t token = 0;
+    const auto [rest, error] = std::from_chars(list.data() + at, list.data() + end, token);
+    if (error != std::errc{} || rest != list.data() + end || token < 0) {
+      throw UsageError(fmt::format("{}: '{}' is not a token id, want numbers like 1,2,3", flag,
+                                   list.substr(at, std::min<size_t>(end - at, 20))));
+    }
+    tokens.push_back(token);
+    at = end;
+  }
+  return tokens;
+}
+
+void check_utf8(const std::string& text, const char* what) {
+  const std::optional<size_t> bad = invalid_utf8_offset(text);
+  check(!bad, "{}: invalid UTF-8 at byte {}", what, bad.value_or(0));
+}
+
+void write_stdout(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  check(written && std::fflush(stdout) == 0, ErrorKind::kIo, "cannot write the output: {}",
+        std::strerror(errno));
+}
+
+}  // namespace braid

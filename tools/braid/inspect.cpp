@@ -1,0 +1,100 @@
+#include <fmt/core.h>
+
+#include "braid/model/checkpoint.h"
+#include "braid/model/stack.h"
+#include "braid/model/stack_spec.h"
+#include "tools/braid/commands.h"
+
+namespace braid {
+namespace {
+
+struct InspectFlags {
+  std::string model, stack;
+  int64_t width = 0, vocab = 32000;
+};
+
+std::string count(int64_t n) {
+  const auto value = static_cast<double>(n);
+  if (n >= 1'000'000'000) return fmt::format("{:.2f}B", value / 1e9);
+  if (n >= 1'000'000) return fmt::format("{:.2f}M", value / 1e6);
+  if (n >= 10'000) return fmt::format("{:.1f}K", value / 1e3);
+  return std::to_string(n);
+}
+
+std::string bytes(int64_t n) {
+  const auto value = static_cast<double>(n);
+  if (n >= int64_t{1} << 30) return fmt::format("{:.2f} GiB", value / 0x1p30);
+  if (n >= int64_t{1} << 20) return fmt::format("{:.2f} MiB", value / 0x1p20);
+  return fmt::format("{:.1f} KiB", value / 0x1p10);
+}
+
+constexpr int64_t kContexts[] = {1024, 65536, 1'000'000};
+
+void print(const Stack& stack) {
+  const ModelConfig& config = stack.config();
+  fmt::print("{}\n", print_stack(config.sublayers));
+  fmt::print("width {}, vocabulary {}, {} embedding, weights {}\n\n", config.width, config.vocab,
+             config.tied ? "tied" : "untied", to_string(config.dtype));
+  fmt::print("{:>4}  {:24} {:>10} {:>12} {:>11} {:>11} {:>11}\n", "", "sublayer", "parameters",
+             "FLOPs/token", "state at 1K", "64K", "1M");
+  int64_t state[3] = {0, 0, 0};
+  const auto specs = stack.state_specs();
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const Stack::Residual& residual = stack.sublayers()[i];
+    int64_t parameters = 0;
+    double flops = 0;
+    std::string name;
+    for (size_t b = 0; b < residual.branches.size(); ++b) {
+      name += (b == 0 ? "" : "|") + residual.names[b];
+      for (const Parameter* p : residual.branches[b]->parameters()) parameters += p->shape.count();
+      flops += residual.branches[b]->matmul_flops();
+    }
+    int64_t at[3];
+    for (size_t c = 0; c < 3; ++c) {
+      at[c] = state_bytes(specs[i], kContexts[c]);
+      state[c] += at[c];
+    }
+    fmt::print("{:>4}  {:24} {:>10} {:>12} {:>11} {:>11} {:>11}\n", i, name, count(parameters),
+               count(static_cast<int64_t>(flops)), bytes(at[0]), bytes(at[1]), bytes(at[2]));
+  }
+  const int64_t total = stack.parameter_count();
+  fmt::print("\nparameters: {} total, {} active a token\n", count(total), count(total));
+  fmt::print("weights in memory: {}\n", bytes(stack.weight_bytes()));
+  fmt::print("matrix FLOPs a token: {}\n", count(static_cast<int64_t>(stack.matmul_flops())));
+  fmt::print("state a sequence: {} at 1K tokens, {} at 64K, {} at 1M\n", bytes(state[0]),
+             bytes(state[1]), bytes(state[2]));
+}
+
+void inspect(const InspectFlags& flags) {
+  if (flags.model.empty() == flags.stack.empty()) {
+    throw UsageError("inspect: want --model DIR or --stack SPEC, one of the two");
+  }
+  if (!flags.model.empty()) {
+    print(Stack(Checkpoint::open(flags.model).config()));
+    return;
+  }
+  if (flags.width <= 0) throw UsageError("inspect: --stack wants --width as well");
+  ModelConfig config;
+  config.width = flags.width;
+  config.vocab = flags.vocab;
+  config.sublayers = parse_stack(flags.stack);
+  print(Stack(config));
+}
+
+}  // namespace
+
+void add_inspect_command(CLI::App& app) {
+  auto flags = std::make_shared<InspectFlags>();
+  CLI::App* command =
+      app.add_subcommand("inspect", "Show sublayers, parameters and state of a model or a spec");
+  command->add_option("--model", flags->model, "model directory");
+  command->add_option("--stack", flags->stack, "stack spec, e.g. \"(mamba2 swa:256 swiglu)x4\"");
+  command->add_option("--width", flags->width, "model width, with --stack")
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--vocab", flags->vocab, "vocabulary, with --stack")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  command->callback([flags] { inspect(*flags); });
+}
+
+}  // namespace braid

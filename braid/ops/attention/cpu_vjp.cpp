@@ -36,13 +36,14 @@ HWY_INLINE void score_gradients(KeyRange keys, float lse, float delta, float* p,
   }
 }
 
-// Eight chains over the row, then a fixed tree.
+// At most eight chains over the row, then a fixed tree; count is a multiple of 8.
 HWY_INLINE float dot(const float* a, const float* b, int64_t count) {
-  float sum[8] = {};
-  for (int64_t j = 0; j < count; j += 8) {
-    for (int64_t i = 0; i < 8; ++i) sum[i] += a[j + i] * b[j + i];
+  const hn::CappedTag<float, 8> d;
+  auto sum = hn::Zero(d);
+  for (int64_t j = 0; j < count; j += static_cast<int64_t>(hn::Lanes(d))) {
+    sum = hn::MulAdd(hn::LoadU(d, a + j), hn::LoadU(d, b + j), sum);
   }
-  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+  return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
 // What one (sequence, kv head) reads and writes.

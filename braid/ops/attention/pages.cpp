@@ -1,25 +1,57 @@
 #include "braid/ops/attention/pages.h"
 
+#include <bit>
+
+#include "braid/simd/gemm.h"
+
 namespace braid::cpu {
 namespace {
 
-// Page layouts: kernels.h. `slot` is the token's place in its page.
-void write_key(const AttentionDims& dims, const float* k, int64_t slot, void* page) {
-  const int64_t hd = dims.head_dim;
+// Page layouts: kernels.h. Keys of `count` tokens, whose rows are k_stride apart, go to lanes from
+// `slot` on, all within one block of lanes.
+void write_keys_f32(const AttentionDims& dims, const float* k, int64_t slot, int64_t count,
+                    float* page) {
+  const int64_t hd = dims.head_dim, lane = slot % kPageBlock, block = (slot - lane) * hd;
   for (int64_t h = 0; h < dims.kv_heads; ++h) {
-    const float* from = k + h * hd;
-    const int64_t head = h * kPageTokens * hd + slot / kPageBlock * kPageBlock * hd;
-    const int64_t lane = slot % kPageBlock;
-    if (dims.page_dtype == DType::kF32) {
-      float* to = static_cast<float*>(page) + head + lane;
-      for (int64_t d = 0; d < hd; ++d) to[d * kPageBlock] = from[d];
-    } else {
-      BF16* to = static_cast<BF16*>(page) + head + 2 * lane;
-      for (int64_t d = 0; d < hd; d += 2) {
-        to[d * kPageBlock] = to_bf16(from[d]);
-        to[d * kPageBlock + 1] = to_bf16(from[d + 1]);
+    simd::transpose(count, hd, k + h * hd, dims.k_stride,
+                    page + h * kPageTokens * hd + block + lane, kPageBlock);
+  }
+}
+
+// A pair moves as one float32 pattern.
+void write_keys_bf16(const AttentionDims& dims, const float* k, int64_t slot, int64_t count,
+                     BF16* page) {
+  constexpr int64_t kWidth = 64;  // dimensions at a time
+  float pairs[kPageBlock * kWidth / 2];
+  const int64_t hd = dims.head_dim, lane = slot % kPageBlock, block = (slot - lane) * hd;
+  for (int64_t h = 0; h < dims.kv_heads; ++h) {
+    for (int64_t d = 0; d < hd; d += kWidth) {
+      const int64_t width = std::min(kWidth, hd - d);
+      for (int64_t i = 0; i < count; ++i) {
+        const float* from = k + i * dims.k_stride + h * hd + d;
+        for (int64_t j = 0; j < width; j += 2) {
+          const uint32_t low = to_bf16(from[j]).bits, high = to_bf16(from[j + 1]).bits;
+          pairs[(i * width + j) / 2] = std::bit_cast<float>(low | high << 16);
+        }
       }
+      BF16* to = page + h * kPageTokens * hd + block + d * kPageBlock + 2 * lane;
+      simd::transpose(count, width / 2, pairs, width / 2, reinterpret_cast<float*>(to), kPageBlock);
     }
+  }
+}
+
+void write_keys(const AttentionDims& dims, const float* k, int64_t slot, int64_t count,
+                void* page) {
+  while (count > 0) {
+    const int64_t n = std::min(count, kPageBlock - slot % kPageBlock);
+    if (dims.page_dtype == DType::kF32) {
+      write_keys_f32(dims, k, slot, n, static_cast<float*>(page));
+    } else {
+      write_keys_bf16(dims, k, slot, n, static_cast<BF16*>(page));
+    }
+    k += n * dims.k_stride;
+    slot += n;
+    count -= n;
   }
 }
 
@@ -85,10 +117,13 @@ void attention_append(ThreadPool& threads, const AttentionDims& dims,
   threads.parallel_for(spans, small ? spans : 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const AttentionSequence& s = sequences[span[i].sequence];
-      for (int64_t t = span[i].begin; t < span[i].end; ++t) {
-        const int64_t row = s.row + t - s.start, slot = t % kPageTokens;
-        if (k != nullptr) write_key(dims, k + row * dims.k_stride, slot, s.k_page(t));
-        if (v != nullptr) write_value(dims, v + row * dims.v_stride, slot, s.v_page(t));
+      const int64_t first = span[i].begin, count = span[i].end - first;
+      const int64_t row = s.row + first - s.start, slot = first % kPageTokens;
+      if (k != nullptr) {
+        write_keys(dims, k + row * dims.k_stride, slot, count, s.k_page(first));
+      }
+      for (int64_t t = 0; t < count && v != nullptr; ++t) {
+        write_value(dims, v + (row + t) * dims.v_stride, slot + t, s.v_page(first));
       }
     }
   });

@@ -40,6 +40,18 @@ struct SsdGradDims {
   float dt_min, dt_max;
 };
 
+/// A cell of the grid of chunks: `count` <= chunk tokens of one sequence from row `begin` on.
+struct SsdChunk {
+  int64_t sequence, begin, count;
+};
+
+struct SsdChunkDims {
+  SsdDims base;
+  int64_t chunk, chunks;
+  const SsdChunk* cells;  // (chunks), in the order of the rows, on the host
+  const int64_t* firsts;  // (S + 1): cells [firsts[s], firsts[s + 1]) are those of sequence s
+};
+
 namespace cpu {
 
 /// dt (T, H) <- clamp(softplus(dt_raw + dt_bias)), log_decay (T, H) <- -exp(A_log) dt,
@@ -85,6 +97,34 @@ void ssd_state_dots(ThreadPool& threads, const SsdDims& dims, const float* const
 /// h[s, h] *= decay of the sequence's first token, for the gradient of the initial state.
 void ssd_scale_states(ThreadPool& threads, const SsdDims& dims, const float* decay,
                       float* const* h);
+
+/// Floats of scratch per worker for the kernels below. README.md derives them.
+int64_t ssd_chunk_scratch(const SsdChunkDims& dims);
+
+/// With a_t the running sum of log_decay inside a chunk, inclusive, per chunk and head:
+/// sums (chunks, H, P, N) <- sum_t exp(a_end - a_t) dt_t x_t b_t^T, or backwards, with no dt,
+/// sum_t exp(a_t) x_t b_t^T. totals (chunks, H) <- exp(a_end). Strides of x and b are those of
+/// dims.
+void ssd_chunk_sums(ThreadPool& threads, const SsdChunkDims& dims, bool reverse, const float* x,
+                    const float* dt, const float* b, const float* log_decay, float* scratch,
+                    float* sums, float* totals);
+
+/// Replaces the sums by the states that chunks start from (backwards: end with), going through each
+/// sequence from h0 to ht: S <- totals S + sums. Null h0[s]: zero; null ht[s]: not wanted.
+void ssd_chunk_pass(ThreadPool& threads, const SsdChunkDims& dims, bool reverse,
+                    const float* totals, const float* const* h0, float* const* ht, float* sums);
+
+/// y (T, H P) from the states that the chunks start from.
+void ssd_chunk_outputs(ThreadPool& threads, const SsdChunkDims& dims, const float* x,
+                       const float* dt, const float* b, const float* c, const float* log_decay,
+                       const float* skip, const float* starts, float* scratch, float* y);
+
+/// du (T, H P), db and dc (T, G N), dense, from the states at the starts of the chunks and their
+/// adjoints at the ends.
+void ssd_chunk_grads(ThreadPool& threads, const SsdChunkDims& dims, const float* x, const float* dt,
+                     const float* b, const float* c, const float* log_decay, const float* dy,
+                     int64_t dy_stride, const float* starts, const float* ends, float* scratch,
+                     float* du, float* db, float* dc);
 
 }  // namespace cpu
 }  // namespace braid

@@ -1,5 +1,6 @@
 #include "braid/ops/ssd/ssd.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -13,6 +14,10 @@ namespace {
 using Discretise = Kernel<&cpu::ssd_discretise>;
 using ScanRows = Kernel<&cpu::ssd_scan_rows>;
 using ScanColumns = Kernel<&cpu::ssd_scan_columns>;
+using ChunkSums = Kernel<&cpu::ssd_chunk_sums>;
+using ChunkPass = Kernel<&cpu::ssd_chunk_pass>;
+using ChunkOutputs = Kernel<&cpu::ssd_chunk_outputs>;
+using ChunkGrads = Kernel<&cpu::ssd_chunk_grads>;
 using TokenGrads = Kernel<&cpu::ssd_token_grads>;
 using StateDots = Kernel<&cpu::ssd_state_dots>;
 using ScaleStates = Kernel<&cpu::ssd_scale_states>;
@@ -107,6 +112,80 @@ Tensor forward_recurrent(Context& ctx, const SsdInputs& in, const SsdDims& dims,
   return y;
 }
 
+// The grid of chunks: multiples of the chunk length from each sequence's own beginning.
+struct ChunkGrid {
+  std::vector<SsdChunk> cells;
+  std::vector<int64_t> firsts{0};
+
+  ChunkGrid(const SequenceBatch& batch, int64_t chunk) {
+    for (int64_t s = 0; s < batch.sequences(); ++s) {
+      const auto i = static_cast<size_t>(s);
+      int64_t row = batch.offsets[i], count = chunk - batch.starts[i] % chunk;
+      for (; row < batch.offsets[i + 1]; row += count, count = chunk) {
+        count = std::min(count, batch.offsets[i + 1] - row);
+        cells.push_back({.sequence = s, .begin = row, .count = count});
+      }
+      firsts.push_back(std::ssize(cells));
+    }
+  }
+  SsdChunkDims dims(const SsdDims& base, int64_t chunk) const {
+    return {.base = base,
+            .chunk = chunk,
+            .chunks = std::ssize(cells),
+            .cells = cells.data(),
+            .firsts = firsts.data()};
+  }
+};
+
+// States at the starts of all chunks (chunks, H, P, N), or their adjoints at the ends. dims.x and
+// dims.b are the strides of x and b, whatever stands in their places.
+Tensor chunk_states(Context& ctx, const SsdChunkDims& dims, bool reverse, const float* x,
+                    const Steps& steps, const float* b, const Tensor& scratch,
+                    const float* const* h0, float* const* ht) {
+  const SsdDims& base = dims.base;
+  Tensor sums = ctx.empty({dims.chunks, base.heads, base.head_dim, base.state});
+  const Tensor totals = ctx.empty({dims.chunks, base.heads});
+  ChunkSums::run(ctx, "ssd", dims, reverse, x, steps.dt.f32(), b, steps.log_decay.f32(),
+                 scratch.f32(), sums.f32(), totals.f32());
+  ChunkPass::run(ctx, "ssd", dims, reverse, totals.f32(), h0, ht, sums.f32());
+  return sums;
+}
+
+Tensor forward_chunked(Context& ctx, const SsdInputs& in, const SsdChunkDims& dims,
+                       const Steps& steps, const float* const* h0, float* const* ht) {
+  const SsdDims& base = dims.base;
+  Tensor y = ctx.empty({base.tokens, base.heads * base.head_dim});
+  const Tensor scratch = ctx.empty({ctx.threads().size(), cpu::ssd_chunk_scratch(dims)});
+  const Tensor starts =
+      chunk_states(ctx, dims, false, in.x.f32(), steps, in.b.f32(), scratch, h0, ht);
+  ChunkOutputs::run(ctx, "ssd", dims, in.x.f32(), steps.dt.f32(), in.b.f32(), in.c.f32(),
+                    steps.log_decay.f32(), pointer(in.d), starts.f32(), scratch.f32(), y.f32());
+  return y;
+}
+
+// Without a tape the recurrent form, whose bits do not depend on cuts; in training the chunked one,
+// which is faster there (README.md has the figures).
+bool chunked(const Context& ctx) {
+  switch (ctx.form()) {
+    case Form::kRecurrent:
+      return false;
+    case Form::kChunked:
+    case Form::kParallel:
+      return true;
+    case Form::kAuto:
+      break;
+  }
+  return ctx.tape() != nullptr;
+}
+
+Tensor forward(Context& ctx, const SsdInputs& in, const SequenceBatch& batch, const SsdOptions& o,
+               const Steps& steps, const float* const* h0, float* const* ht) {
+  const SsdDims dims = dims_of(in, batch, o);
+  if (!chunked(ctx)) return forward_recurrent(ctx, in, dims, steps, h0, ht);
+  const ChunkGrid grid(batch, o.chunk);
+  return forward_chunked(ctx, in, grid.dims(dims, o.chunk), steps, h0, ht);
+}
+
 // What the backward pass needs of the forward one.
 struct Saved {
   SsdInputs in;
@@ -114,6 +193,7 @@ struct Saved {
   Steps steps;
   SequenceBatch batch;
   SsdOptions options;
+  bool chunked;
 };
 
 // Gradients with respect to the scan's own operands.
@@ -156,12 +236,38 @@ ScanGrads vjp_recurrent(Context& ctx, const Saved& saved, const SsdDims& dims, c
   return grads;
 }
 
+ScanGrads vjp_chunked(Context& ctx, const Saved& saved, const SsdDims& base, const Tensor& dy,
+                      const Tensor& d_final) {
+  const SsdInputs& in = saved.in;
+  ScanGrads grads{ctx.empty(saved.y.shape()), ctx.empty(in.b.shape()), ctx.empty(in.c.shape()), {}};
+  if (saved.initial.defined()) grads.d_initial = ctx.empty(saved.initial.shape());
+  const ChunkGrid grid(saved.batch, saved.options.chunk);
+  const SsdChunkDims dims = grid.dims(base, saved.options.chunk);
+  SsdChunkDims adjoint = dims;  // dy in the place of x, C in that of B
+  adjoint.base.x_stride = dy.row_stride();
+  adjoint.base.b_stride = base.c_stride;
+  const Tensor scratch = ctx.empty({ctx.threads().size(), cpu::ssd_chunk_scratch(dims)});
+  const Pointers none(static_cast<size_t>(base.sequences), nullptr);
+  // Computed again rather than kept: one product of the nine, against chunks x state of memory.
+  const Tensor starts =
+      chunk_states(ctx, dims, false, in.x.f32(), saved.steps, in.b.f32(), scratch,
+                   const_pointers(rows_of(saved.initial, base.sequences)).data(), none.data());
+  const Tensor ends = chunk_states(ctx, adjoint, true, dy.f32(), saved.steps, in.c.f32(), scratch,
+                                   const_pointers(rows_of(d_final, base.sequences)).data(),
+                                   rows_of(grads.d_initial, base.sequences).data());
+  ChunkGrads::run(ctx, "ssd", dims, in.x.f32(), saved.steps.dt.f32(), in.b.f32(), in.c.f32(),
+                  saved.steps.log_decay.f32(), dy.f32(), dy.row_stride(), starts.f32(), ends.f32(),
+                  scratch.f32(), grads.du.f32(), grads.db.f32(), grads.dc.f32());
+  return grads;
+}
+
 // In the order of the recorded inputs: x b c dt_raw dt_bias a_log d initial.
 Grads vjp(Context& ctx, const Saved& saved, const Tensor& dy_or_none, const Tensor& d_final) {
   const SsdInputs& in = saved.in;
   const SsdDims dims = dims_of(in, saved.batch, saved.options);
   const Tensor dy = dy_or_none.defined() ? dy_or_none : ctx.zeros(saved.y.shape());
-  const ScanGrads scan = vjp_recurrent(ctx, saved, dims, dy, d_final);
+  const ScanGrads scan = saved.chunked ? vjp_chunked(ctx, saved, dims, dy, d_final)
+                                       : vjp_recurrent(ctx, saved, dims, dy, d_final);
 
   const Tensor tail = ctx.empty({dims.sequences, dims.heads});
   StateDots::run(ctx, "ssd", dims, const_pointers(rows_of(d_final, dims.sequences)).data(),
@@ -192,16 +298,15 @@ SsdResult ssd(Context& ctx, const SsdInputs& inputs, const Tensor& initial,
   check(!initial.defined() || (initial.shape() == states && initial.dtype() == DType::kF32),
         "ssd: initial is {} {}, want f32 {}", to_string(initial.dtype()),
         to_string(initial.shape()), to_string(states));
-  const SsdDims dims = dims_of(inputs, batch, options);
   const Steps steps = discretise(ctx, inputs, options);
   SsdResult result{.y = {}, .final_state = ctx.empty(states)};
-  const ConstPointers h0 = const_pointers(rows_of(initial, dims.sequences));
-  const Pointers ht = rows_of(result.final_state, dims.sequences);
-  result.y = forward_recurrent(ctx, inputs, dims, steps, h0.data(), ht.data());
+  const ConstPointers h0 = const_pointers(rows_of(initial, batch.sequences()));
+  const Pointers ht = rows_of(result.final_state, batch.sequences());
+  result.y = forward(ctx, inputs, batch, options, steps, h0.data(), ht.data());
 
   if (Tape* tape = ctx.tape()) {
     auto saved = std::make_shared<const Saved>(
-        Saved{inputs, initial, result.y, result.final_state, steps, batch, options});
+        Saved{inputs, initial, result.y, result.final_state, steps, batch, options, chunked(ctx)});
     tape->record({inputs.x, inputs.b, inputs.c, inputs.dt_raw, inputs.dt_bias, inputs.a_log,
                   inputs.d, initial},
                  {&result.y, &result.final_state},
@@ -218,9 +323,8 @@ Tensor ssd_in_place(Context& ctx, const SsdInputs& inputs, std::span<float* cons
   check_inputs(inputs, batch, options);
   check(std::ssize(state) == batch.sequences(), "ssd: {} states, want one for each of {} sequences",
         state.size(), batch.sequences());
-  const SsdDims dims = dims_of(inputs, batch, options);
   const Steps steps = discretise(ctx, inputs, options);
-  return forward_recurrent(ctx, inputs, dims, steps, state.data(), state.data());
+  return forward(ctx, inputs, batch, options, steps, state.data(), state.data());
 }
 
 }  // namespace braid

@@ -79,6 +79,12 @@ struct AttentionVjpInputs {
 };
 
 int64_t attention_vjp_scratch(const AttentionDims& dims);
+/// With the weights p recomputed from `lse`, D = <dy, y> for each row and head, and sums over the
+/// rows that see a key:
+///
+///   dv_j = sum_i p_ij dy_i         ds_ij = p_ij (dy_i . v_j - D_i)
+///   dq_i = scale sum_j ds_ij k_j   dk_j = scale sum_i ds_ij q_i
+///
 /// Sequences carry keys in k_pages (layout of keys) and in v_pages (keys in the layout of values),
 /// all float32. An item is one sequence and kv head, `begin` its first page in v_lanes; its
 /// gradients are summed by one worker in one order. dq (N, H * hd), dk (N, Hkv * hd),

@@ -97,10 +97,17 @@ void pair_gemm(const PairGemmDims& g, const BF16* a, const BF16* b, float* c) {
 
 void round_rows(int64_t rows, int64_t count, int64_t stride, const float* x, BF16* y) {
   for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < count; j += 16) {
-      const auto lanes = static_cast<__mmask16>(0xffffu >> std::max<int64_t>(0, 16 - (count - j)));
-      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, x + i * stride + j));
-      _mm256_mask_storeu_epi16(y + i * stride + j, lanes, reinterpret_cast<__m256i>(rounded));
+    const float* from = x + i * stride;
+    BF16* to = y + i * stride;
+    int64_t j = 0;
+    for (; j + 16 <= count; j += 16) {
+      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + j));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), reinterpret_cast<__m256i>(rounded));
+    }
+    if (j < count) {
+      const auto lanes = static_cast<__mmask16>(0xffffu >> (16 - (count - j)));
+      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, from + j));
+      _mm256_mask_storeu_epi16(to + j, lanes, reinterpret_cast<__m256i>(rounded));
     }
   }
 }

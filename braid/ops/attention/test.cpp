@@ -198,6 +198,15 @@ TEST(Attention, PackedIsSeparate) {
   EXPECT_TRUE(test::same_bits(packed, attention(two, x.q, x.k, x.v, batch, options_of(c), views)));
 }
 
+TEST(Attention, NothingGivesNothing) {
+  Context ctx({.threads = 2});
+  const AttentionCase c{.tokens = 0, .heads = 2, .kv_heads = 1, .head_dim = 8, .value_dim = 8};
+  const Inputs x = make_inputs(c, 1);
+  const Tensor y = attention(ctx, x.q, x.k, x.v, SequenceBatch(), options_of(c));
+  EXPECT_EQ(y.shape(), (Shape{0, 16}));
+  EXPECT_EQ(attention(ctx, x.q, x.k, x.v, SequenceBatch(), options_of(c), {}).shape(), y.shape());
+}
+
 TEST(Attention, GradientsAreExact) {
   Context ctx({.threads = 2, .poison = true});
   for (const AttentionCase& c : {AttentionCase{5, 2, 1, 8, 8, 0}, AttentionCase{13, 4, 2, 8, 16, 3},

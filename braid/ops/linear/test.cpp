@@ -1,10 +1,16 @@
 // Products with packed weights: against the naive sum, bit for bit between batch sizes and thread
 // counts, gradients by complex step, and what packing promises about memory and values.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
+#include <string>
 
+#include "braid/core/file.h"
 #include "braid/ops/linear/cases.h"
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear/reference.h"
@@ -212,6 +218,43 @@ TEST(Weight, SourcesOfEveryDTypeKeepTheirValues) {
   const Weight from_bf16 = Weight::make(ctx, host_tensor(b, {2, 3}));
   EXPECT_EQ(from_bf16.to_plain(ctx, DType::kF32).f32()[2], 0.15625f);
   EXPECT_EQ(from_bf16.to_plain(ctx, DType::kBF16).data<BF16>()[4].bits, b[4].bits);
+}
+
+// Resident bytes of this process's mapping of a file.
+int64_t resident_bytes(const std::string& path) {
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  int64_t bytes = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < line.find(' ')) inside = line.ends_with(path);  // a mapping's first line
+    if (inside && line.starts_with("Rss:")) bytes += std::stoll(line.substr(4)) * 1024;
+  }
+  return bytes;
+}
+
+TEST(Weight, PagesOfAMappedFileDoNotStayBesideThePackedForm) {
+  Context ctx({.threads = 2});
+  constexpr int64_t n = 1500, k = 1001;
+  constexpr size_t kOffset = 3;  // a file may put a matrix at any address
+  const Tensor plain = test::randn({n, k}, 1), x = test::randn({3, k}, 2);
+  const auto path =
+      std::filesystem::temp_directory_path() / ("braid_weight_" + std::to_string(::getpid()));
+  {
+    std::ofstream file(path, std::ios::binary);
+    file.write("abc", kOffset);
+    file.write(reinterpret_cast<const char*>(plain.raw()),
+               static_cast<std::streamsize>(plain.bytes()));
+  }
+  {
+    const auto file = MappedFile::open(path);
+    const Weight w = Weight::make(ctx, file->tensor(kOffset, {n, k}, DType::kF32));
+    EXPECT_LT(resident_bytes(path), 256 << 10);
+    EXPECT_TRUE(test::same_bits(linear(ctx, x, w), linear(ctx, x, Weight::make(ctx, plain))));
+    // The count above can fail: comparing brings the pages back.
+    EXPECT_EQ(std::memcmp(file->bytes().data() + kOffset, plain.raw(), plain.bytes()), 0);
+    EXPECT_GT(resident_bytes(path), 4 << 20);
+  }
+  std::filesystem::remove(path);
 }
 
 TEST(Weight, ReportsValuesThatAreNotFinite) {

@@ -1,0 +1,39 @@
+// Every sublayer of the registry learns: two layers of it take 4 KB of text down to a loss that
+// only memory explains.
+
+#include <gtest/gtest.h>
+
+#include "braid/nn/sublayer.h"
+#include "braid/train/trainer.h"
+#include "tests/support/small_stack.h"
+
+namespace braid {
+namespace {
+
+class Overfit : public ::testing::TestWithParam<SublayerEntry> {};
+
+TEST_P(Overfit, FourKilobytes) {
+  const SublayerEntry& entry = GetParam();
+  const test::Folder folder("braid-overfit-" + std::string(entry.name));
+  Context ctx({.threads = 2});
+  const Dataset data = test::make_dataset(ctx, folder.path(), 4096);
+  // An ffn sees one position only, so it is given a mixer to learn with.
+  const std::string mixer(entry.traits.mixer ? entry.example : "swa:24,heads=4,kv=2");
+  const std::string ffn(entry.traits.mixer ? "swiglu:hidden=192" : entry.example);
+  const auto stack = test::make_stack(ctx, "(" + mixer + " " + ffn + ")x2");
+  RunDirectory directory(folder.path() / "run", {.dtype = DType::kF32});
+  Trainer trainer(ctx, *stack, data, nullptr, directory,
+                  {.loader = {.length = 256, .batch = 4, .seed = 1},
+                   .schedule = {.peak = 4e-3, .floor = 1e-4, .warmup = 20, .steps = 500},
+                   .optimizer = {.weight_decay = 0},
+                   .save_every = 500});
+  double loss = 0;
+  trainer.run({.on_step = [&](const StepReport& report) { loss = report.loss; }});
+  EXPECT_LT(loss, 0.1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, Overfit, ::testing::ValuesIn(sublayer_registry()),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace
+}  // namespace braid

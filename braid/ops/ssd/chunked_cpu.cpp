@@ -4,7 +4,6 @@
 // Per chunk and head, in multiply-adds: forward 2 Q P N + Q^2 P / 2, vjp 5 Q P N + Q^2 P.
 
 #include <algorithm>
-#include <cmath>
 
 #include "braid/core/thread_pool.h"
 #include "braid/ops/ssd/kernels.h"
@@ -16,57 +15,14 @@
 #define HWY_TARGET_INCLUDE "braid/ops/ssd/chunked_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-#include "braid/ops/ssd/scan-inl.h"
+#include "braid/ops/ssd/chunk-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace braid::cpu::HWY_NAMESPACE {
 
-using simd::gemm;
-
 // Rows of a triangle that are multiplied at once; two tiles of the product.
 constexpr int64_t kTriangleRows = 28;
-
-// The running sums of log_decay of one head inside a chunk, as a sum of two floats, so that
-// exp(a_i - a_j) is as exact for a late pair as for an early one; and the decay from the start of
-// the chunk to token t, and from token t to its end.
-struct Decays {
-  float *high, *low, *from_start, *to_end;
-  float total = 1;
-
-  Decays(float* base, int64_t chunk)
-      : high(base), low(base + chunk), from_start(base + 2 * chunk), to_end(base + 3 * chunk) {}
-
-  void set(const SsdDims& dims, const SsdChunk& cell, int64_t h, const float* log_decay) {
-    double sum = 0;
-    for (int64_t t = 0; t < cell.count; ++t) {
-      sum += log_decay[(cell.begin + t) * dims.heads + h];
-      high[t] = static_cast<float>(sum);
-      low[t] = static_cast<float>(sum - high[t]);
-    }
-    for (int64_t t = 0; t < cell.count; ++t) {
-      to_end[t] = static_cast<float>(sum - high[t] - low[t]);
-    }
-    const D d;
-    for (int64_t t = 0; t < cell.count; t += lanes()) {
-      const int64_t n = cell.count - t;
-      store(sv::exp(load(high + t, n)), from_start + t, n);
-      store(sv::exp(load(to_end + t, n)), to_end + t, n);
-    }
-    total = hn::GetLane(sv::exp(hn::Set(d, static_cast<float>(sum))));
-  }
-};
-
-// y (rows, n) <- scale[i] x
-HWY_INLINE void scale_rows(int64_t rows, int64_t n, const float* scale, const float* x,
-                           int64_t x_row, float* y, int64_t y_row) {
-  for (int64_t i = 0; i < rows; ++i) {
-    const V factor = hn::Set(D(), scale[i]);
-    for (int64_t j = 0; j < n; j += lanes()) {
-      store(hn::Mul(factor, load(x + i * x_row + j, n - j)), y + i * y_row + j, n - j);
-    }
-  }
-}
 
 // decay (Q, Q) <- exp(a_i - a_j) where j <= i, and m <- decay cb there, 0 elsewhere. The mask comes
 // before the exponential: above the diagonal it could overflow.
@@ -138,56 +94,6 @@ struct Matrices {
     transposed = ut + dims.base.head_dim * q;
   }
 };
-
-void chunk_sums(const ChunkSums& a, int64_t index, int64_t h, float* scratch) {
-  const SsdDims& dims = a.dims.base;
-  const SsdChunk& cell = a.dims.cells[index];
-  const Matrices at(a.dims, scratch);
-  Decays decays(at.decays, at.q);
-  decays.set(dims, cell, h, a.log_decay);
-  const int64_t g = h / dims.heads_per_group(), p = dims.head_dim, n = dims.state;
-  float* factor = decays.high;  // not needed any more
-  for (int64_t t = 0; t < cell.count; ++t) {
-    factor[t] = a.reverse ? decays.from_start[t]
-                          : decays.to_end[t] * a.dt[(cell.begin + t) * dims.heads + h];
-  }
-  scale_rows(cell.count, p, factor, a.x + cell.begin * dims.x_stride + h * p, dims.x_stride,
-             at.scaled, at.p);
-  gemm({.m = p,
-        .n = n,
-        .k = cell.count,
-        .a_row = 1,
-        .a_col = at.p,
-        .b_row = dims.b_stride,
-        .c_row = n},
-       at.scaled, a.b + cell.begin * dims.b_stride + g * n, nullptr,
-       a.sums + (index * dims.heads + h) * p * n);
-  a.totals[index * dims.heads + h] = decays.total;
-}
-
-// Head h of sequence s; elements are independent.
-void chunk_pass(const ChunkPass& a, int64_t s, int64_t h, const float* h0, float* ht) {
-  const D d;
-  const SsdDims& dims = a.dims.base;
-  const int64_t size = dims.head_dim * dims.state, step = 4 * lanes();
-  const int64_t first = a.dims.firsts[s], count = a.dims.firsts[s + 1] - first;
-  for (int64_t i0 = 0; i0 < size; i0 += step) {
-    const int64_t width = std::min(step, size - i0);
-    for (int64_t i = i0; i < i0 + width; i += lanes()) {
-      const int64_t n = size - i;
-      V state = h0 == nullptr ? hn::Zero(d) : load(h0 + h * size + i, n);
-      for (int64_t j = 0; j < count; ++j) {
-        const int64_t cell = first + (a.reverse ? count - 1 - j : j);
-        float* sum = a.sums + (cell * dims.heads + h) * size + i;
-        const V total = hn::Set(d, a.totals[cell * dims.heads + h]);
-        const V next = hn::MulAdd(total, state, load(sum, n));
-        store(state, sum, n);
-        state = next;
-      }
-      if (ht != nullptr) store(state, ht + h * size + i, n);
-    }
-  }
-}
 
 // B^T and C B^T of one group.
 void chunk_scores(const ChunkGroup& a, const SsdChunk& cell, int64_t g, const Matrices& at) {
@@ -340,39 +246,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace braid::cpu {
 
-HWY_EXPORT(chunk_sums);
-HWY_EXPORT(chunk_pass);
 HWY_EXPORT(chunk_outputs);
 HWY_EXPORT(chunk_grads);
 
 int64_t ssd_chunk_scratch(const SsdChunkDims& dims) {
   const int64_t q = round_up(dims.chunk, kMaxLanes), p = round_up(dims.base.head_dim, kMaxLanes);
   return q * (4 + 4 * q + 2 * p) + (dims.base.state + dims.base.head_dim) * q + dims.base.state * p;
-}
-
-void ssd_chunk_sums(ThreadPool& threads, const SsdChunkDims& dims, bool reverse, const float* x,
-                    const float* dt, const float* b, const float* log_decay, float* scratch,
-                    float* sums, float* totals) {
-  const ChunkSums a{dims, reverse, x, dt, b, log_decay, sums, totals};
-  const int64_t heads = dims.base.heads, worker_scratch = ssd_chunk_scratch(dims);
-  threads.parallel_for(dims.chunks * heads, 1, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t i = begin; i < end; ++i) {
-      HWY_DYNAMIC_DISPATCH(chunk_sums)
-      (a, i / heads, i % heads, scratch + worker * worker_scratch);
-    }
-  });
-}
-
-void ssd_chunk_pass(ThreadPool& threads, const SsdChunkDims& dims, bool reverse,
-                    const float* totals, const float* const* h0, float* const* ht, float* sums) {
-  const ChunkPass a{dims, reverse, totals, sums};
-  const int64_t heads = dims.base.heads;
-  threads.parallel_for(dims.base.sequences * heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t s = i / heads;
-      HWY_DYNAMIC_DISPATCH(chunk_pass)(a, s, i % heads, h0[s], ht[s]);
-    }
-  });
 }
 
 void ssd_chunk_outputs(ThreadPool& threads, const SsdChunkDims& dims, const float* x,

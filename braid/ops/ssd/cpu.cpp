@@ -92,35 +92,10 @@ HWY_NOINLINE void row_tiles(const RowBlock& k, int64_t row, int64_t rows, int64_
   }
 }
 
-// The sums over the lanes of four vectors: a tree that is the same for each of them.
-HWY_INLINE void sum_lanes_of_four(const float* acc, float* y) {
-#if HWY_TARGET == HWY_SCALAR
-  std::copy_n(acc, 4, y);
-#else
-  const D d;
-  const int64_t n = lanes();
-  const V a0 = hn::Load(d, acc), a1 = hn::Load(d, acc + n);
-  const V a2 = hn::Load(d, acc + 2 * n), a3 = hn::Load(d, acc + 3 * n);
-  const V s02 = hn::Add(hn::InterleaveLower(d, a0, a2), hn::InterleaveUpper(d, a0, a2));
-  const V s13 = hn::Add(hn::InterleaveLower(d, a1, a3), hn::InterleaveUpper(d, a1, a3));
-  const V s = hn::Add(hn::InterleaveLower(d, s02, s13), hn::InterleaveUpper(d, s02, s13));
-#if HWY_TARGET == HWY_AVX3
-  const hn::Half<D> d2;
-  const hn::Half<hn::Half<D> > d4;
-  const auto s2 = hn::Add(hn::LowerHalf(d2, s), hn::UpperHalf(d2, s));
-  hn::StoreU(hn::Add(hn::LowerHalf(d4, s2), hn::UpperHalf(d4, s2)), d4, y);
-#elif HWY_TARGET == HWY_AVX2
-  const hn::Half<D> d4;
-  hn::StoreU(hn::Add(hn::LowerHalf(d4, s), hn::UpperHalf(d4, s)), d4, y);
-#else
-  hn::StoreU(s, d, y);
-#endif
-#endif
-}
-
 // `rows` rows from `row` on through all columns; y (count, y_stride) from column `row` on.
 void scan_row_group(const RowBlock& k, int64_t row, int64_t rows, const float* from, float* to,
                     float* acc, float* y, int64_t y_stride) {
+  const D d;
   const int64_t n = lanes();
   int64_t column = 0;
   while (column < k.state_padded) {
@@ -141,7 +116,9 @@ void scan_row_group(const RowBlock& k, int64_t row, int64_t rows, const float* f
   }
   for (int64_t t = 0; t < k.count; ++t) {
     for (int64_t r = 0; r < rows; r += 4) {
-      sum_lanes_of_four(acc + (t * k.group + r) * n, y + t * y_stride + row + r);
+      const float* four = acc + (t * k.group + r) * n;
+      sum_lanes_of_four(hn::Load(d, four), hn::Load(d, four + n), hn::Load(d, four + 2 * n),
+                        hn::Load(d, four + 3 * n), y + t * y_stride + row + r);
     }
   }
 }

@@ -83,11 +83,12 @@ void ssd_scan_columns(ThreadPool& threads, const SsdDims& dims, const SsdColumns
 /// What is left of the vjp once du (T, H P) is known, token by token from the end of each sequence:
 ///   m_t = m_{t+1} + <dy, y - D x> - <dt x, du>, m_{T+1} = tail[s, h];  dx = dt du + D dy;
 /// d_dt_raw (T, H) and the gradients of dt_bias, A_log and D (H) follow from m. See README.md.
-/// sums (S, H, 3) is scratch; d and d_d may be null.
+/// d and d_d may be null.
+int64_t ssd_token_scratch(const SsdDims& dims);
 void ssd_token_grads(ThreadPool& threads, const SsdGradDims& dims, const float* x, const float* y,
                      const float* dy, const float* du, const float* dt, const float* dt_raw,
                      const float* dt_bias, const float* a_log, const float* d, const float* tail,
-                     float* sums, float* dx, float* d_dt_raw, float* d_dt_bias, float* d_a_log,
+                     float* scratch, float* dx, float* d_dt_raw, float* d_dt_bias, float* d_a_log,
                      float* d_d);
 
 /// tail (S, H) <- <a[s, h], b[s, h]> over P N; null entries count as zero.

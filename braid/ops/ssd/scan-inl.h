@@ -37,9 +37,35 @@ HWY_INLINE void store(V v, float* p, int64_t n) {
 // y[0, padded) <- scale x[0, n), then zeros.
 HWY_INLINE void copy_scaled(const float* x, int64_t n, float scale, float* y) {
   const V factor = hn::Set(D(), scale);
-  for (int64_t i = 0; i < n; i += lanes()) {
-    hn::StoreU(hn::Mul(factor, load(x + i, n - i)), D(), y + i);
-  }
+  sv::for_each_vector(static_cast<size_t>(n), [&](auto access, size_t i) {
+    hn::StoreU(hn::Mul(factor, access.load(x + i)), D(), y + i);
+  });
+}
+
+// The sums over the lanes of four vectors: a tree that is the same for each of them.
+HWY_INLINE void sum_lanes_of_four(V a0, V a1, V a2, V a3, float* y) {
+#if HWY_TARGET == HWY_SCALAR
+  y[0] = hn::GetLane(a0);
+  y[1] = hn::GetLane(a1);
+  y[2] = hn::GetLane(a2);
+  y[3] = hn::GetLane(a3);
+#else
+  const D d;
+  const V s02 = hn::Add(hn::InterleaveLower(d, a0, a2), hn::InterleaveUpper(d, a0, a2));
+  const V s13 = hn::Add(hn::InterleaveLower(d, a1, a3), hn::InterleaveUpper(d, a1, a3));
+  const V s = hn::Add(hn::InterleaveLower(d, s02, s13), hn::InterleaveUpper(d, s02, s13));
+#if HWY_TARGET == HWY_AVX3
+  const hn::Half<D> d2;
+  const hn::Half<hn::Half<D> > d4;
+  const auto s2 = hn::Add(hn::LowerHalf(d2, s), hn::UpperHalf(d2, s));
+  hn::StoreU(hn::Add(hn::LowerHalf(d4, s2), hn::UpperHalf(d4, s2)), d4, y);
+#elif HWY_TARGET == HWY_AVX2
+  const hn::Half<D> d4;
+  hn::StoreU(hn::Add(hn::LowerHalf(d4, s), hn::UpperHalf(d4, s)), d4, y);
+#else
+  hn::StoreU(s, d, y);
+#endif
+#endif
 }
 
 // The tokens [begin, begin + count) of a sequence of `length` rows from `first`, in scan order.

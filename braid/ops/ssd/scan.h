@@ -52,7 +52,8 @@ struct ColumnScan {
 struct TokenGrads {
   SsdGradDims dims;
   const float *x, *y, *dy, *du, *dt, *dt_raw, *dt_bias, *a_log, *d, *tail;
-  float *dx, *d_dt_raw, *sums;
+  float *dx, *d_dt_raw;
+  float *terms, *slopes, *sums;  // (T, H, 4), (T, H), (S, H, 3)
 };
 
 struct ChunkSums {

@@ -163,25 +163,15 @@ Tensor forward_chunked(Context& ctx, const SsdInputs& in, const SsdChunkDims& di
   return y;
 }
 
-// Without a tape the recurrent form, whose bits do not depend on cuts; in training the chunked one,
-// which is faster there (README.md has the figures).
-bool chunked(const Context& ctx) {
-  switch (ctx.form()) {
-    case Form::kRecurrent:
-      return false;
-    case Form::kChunked:
-    case Form::kParallel:
-      return true;
-    case Form::kAuto:
-      break;
-  }
-  return ctx.tape() != nullptr;
-}
+// Left to itself, the forward pass is recurrent, in training too: it is not slower here, and its
+// bits do not depend on cuts. The vjp is chunked. README.md has the figures.
+bool forward_is_chunked(Form form) { return form == Form::kChunked || form == Form::kParallel; }
+bool vjp_is_chunked(Form form) { return form != Form::kRecurrent; }
 
 Tensor forward(Context& ctx, const SsdInputs& in, const SequenceBatch& batch, const SsdOptions& o,
                const Steps& steps, const float* const* h0, float* const* ht) {
   const SsdDims dims = dims_of(in, batch, o);
-  if (!chunked(ctx)) return forward_recurrent(ctx, in, dims, steps, h0, ht);
+  if (!forward_is_chunked(ctx.form())) return forward_recurrent(ctx, in, dims, steps, h0, ht);
   const ChunkGrid grid(batch, o.chunk);
   return forward_chunked(ctx, in, grid.dims(dims, o.chunk), steps, h0, ht);
 }
@@ -276,7 +266,7 @@ Grads vjp(Context& ctx, const Saved& saved, const Tensor& dy_or_none, const Tens
   Tensor dx = ctx.empty(in.x.shape()), d_dt_raw = ctx.empty(in.dt_raw.shape());
   Tensor d_dt_bias = ctx.empty(vector), d_a_log = ctx.empty(vector);
   Tensor d_d = in.d.defined() ? ctx.empty(vector) : Tensor();
-  const Tensor sums = ctx.empty({dims.sequences, dims.heads, 3});
+  const Tensor scratch = ctx.empty({cpu::ssd_token_scratch(dims)});
   const SsdGradDims grad_dims{.base = dims,
                               .dt_stride = in.dt_raw.row_stride(),
                               .dy_stride = dy.row_stride(),
@@ -284,8 +274,8 @@ Grads vjp(Context& ctx, const Saved& saved, const Tensor& dy_or_none, const Tens
                               .dt_max = saved.options.dt_max};
   TokenGrads::run(ctx, "ssd", grad_dims, in.x.f32(), saved.y.f32(), dy.f32(), scan.du.f32(),
                   saved.steps.dt.f32(), in.dt_raw.f32(), in.dt_bias.f32(), in.a_log.f32(),
-                  pointer(in.d), tail.f32(), sums.f32(), dx.f32(), d_dt_raw.f32(), d_dt_bias.f32(),
-                  d_a_log.f32(), pointer(d_d));
+                  pointer(in.d), tail.f32(), scratch.f32(), dx.f32(), d_dt_raw.f32(),
+                  d_dt_bias.f32(), d_a_log.f32(), pointer(d_d));
   return {dx, scan.db, scan.dc, d_dt_raw, d_dt_bias, d_a_log, d_d, scan.d_initial};
 }
 
@@ -305,8 +295,9 @@ SsdResult ssd(Context& ctx, const SsdInputs& inputs, const Tensor& initial,
   result.y = forward(ctx, inputs, batch, options, steps, h0.data(), ht.data());
 
   if (Tape* tape = ctx.tape()) {
-    auto saved = std::make_shared<const Saved>(
-        Saved{inputs, initial, result.y, result.final_state, steps, batch, options, chunked(ctx)});
+    auto saved =
+        std::make_shared<const Saved>(Saved{inputs, initial, result.y, result.final_state, steps,
+                                            batch, options, vjp_is_chunked(ctx.form())});
     tape->record({inputs.x, inputs.b, inputs.c, inputs.dt_raw, inputs.dt_bias, inputs.a_log,
                   inputs.d, initial},
                  {&result.y, &result.final_state},

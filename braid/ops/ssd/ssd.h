@@ -41,9 +41,9 @@ struct SsdResult {
 ///   y_t  = S_t C_t + D x_t
 ///
 /// over a packed batch of T tokens in S sequences; sequence s starts from initial[s] (zero where
-/// `initial` is absent) and may be empty. Nothing aliases. The recurrent form runs where form() is
-/// kRecurrent or kAuto, the chunked one for kChunked and kParallel. In the recurrent form a token's
-/// bits depend neither on the rest of the batch nor on where the sequence is cut.
+/// `initial` is absent) and may be empty. Nothing aliases. form() chooses recurrent or chunked
+/// (kParallel is chunked); kAuto is recurrent forward and chunked in the vjp. In the recurrent form
+/// a token's bits depend neither on the rest of the batch nor on where the sequence is cut.
 ///
 /// vjp: all inputs and `initial`, from the gradients of y and of final_state. At the bounds of the
 /// clamp the gradient is zero.

@@ -9,7 +9,10 @@
 #include "braid/ops/ssd/cases.h"
 #include "braid/ops/ssd/reference.h"
 #include "braid/ops/ssd/ssd.h"
+#include "braid/simd/targets.h"
 #include "tests/support/numeric.h"
+// After targets.h, which it must see.
+#include <hwy/targets.h>
 
 namespace braid {
 namespace {
@@ -100,7 +103,18 @@ Context make_context(int threads = 2, Form form = Form::kAuto) {
   return Context({.threads = threads, .poison = true}).with_form(form);
 }
 
-TEST(Ssd, MatchesTheReferenceInEveryForm) {
+// Runs the body once for each instruction set that this machine has.
+template <class Body>
+void on_every_target(Body&& body) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    body();
+    hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+void check_forms_against_reference() {
   uint64_t seed = 1;
   for (const SsdCase& c : ssd_test_cases()) {
     for (const bool bare : {false, true}) {
@@ -117,6 +131,8 @@ TEST(Ssd, MatchesTheReferenceInEveryForm) {
     }
   }
 }
+
+TEST(Ssd, MatchesTheReferenceInEveryForm) { on_every_target(check_forms_against_reference); }
 
 TEST(Ssd, AChunkGridThatStartsInsideASequence) {
   for (const SsdCase& c : ssd_test_cases()) {
@@ -208,7 +224,7 @@ std::vector<double> complex_gradient(const Problem& p, int which, const Tensor& 
   });
 }
 
-TEST(Ssd, GradientsMatchComplexStep) {
+void check_gradients() {
   const SsdOptions small{.heads = 2, .head_dim = 3, .groups = 2, .state = 5, .chunk = 4};
   const SsdOptions shared{.heads = 4, .head_dim = 2, .groups = 2, .state = 3, .chunk = 8};
   SsdOptions clamped = small;
@@ -237,6 +253,8 @@ TEST(Ssd, GradientsMatchComplexStep) {
     }
   }
 }
+
+TEST(Ssd, GradientsMatchComplexStep) { on_every_target(check_gradients); }
 
 TEST(Ssd, GradientsOfPackedSequencesAreThoseOfEachAndOfBothForms) {
   const SsdCase cases[] = {

@@ -18,42 +18,56 @@
 HWY_BEFORE_NAMESPACE();
 namespace braid::cpu::HWY_NAMESPACE {
 
-HWY_INLINE float dot(const float* a, const float* b, int64_t n) {
-  return sv::sum_over_row(static_cast<size_t>(n), [&](auto access, size_t i, V sum) {
-    return hn::MulAdd(access.load(a + i), access.load(b + i), sum);
-  });
-}
-
-// Head h of sequence s, last token first. sums (3): gradients of dt_bias, A_log, D.
-void token_grads(const TokenGrads& a, int64_t s, int64_t h) {
+// One token: dx, the three dot products of each head, and the slope of its step.
+void token_terms(const TokenGrads& a, int64_t t) {
+  const D d;
   const SsdDims& base = a.dims.base;
   const int64_t p = base.head_dim;
-  const double rate = -std::exp(static_cast<double>(a.a_log[h]));
-  const float skip = a.d == nullptr ? 0.0f : a.d[h];
-  double m = a.tail[s * base.heads + h], d_bias = 0, d_rate = 0, d_skip = 0;
-  for (int64_t t = base.offsets[s + 1] - 1; t >= base.offsets[s]; --t) {
+  for (int64_t h = 0; h < base.heads; ++h) {
     const int64_t cell = t * base.heads + h;
     const float* x = a.x + t * base.x_stride + h * p;
     const float* y = a.y + t * base.y_stride + h * p;
     const float* dy = a.dy + t * a.dims.dy_stride + h * p;
     const float* du = a.du + cell * p;
-    const double dt = a.dt[cell];
-    const double dy_x = dot(dy, x, p), du_x = dot(du, x, p);
-    m += dot(dy, y, p) - skip * dy_x - dt * du_x;
-    d_skip += dy_x;
-    d_rate += dt * m;
-    const double raw = static_cast<double>(a.dt_raw[t * a.dims.dt_stride + h]) + a.dt_bias[h];
+    float* dx = a.dx + cell * p;
+    const V dt = hn::Set(d, a.dt[cell]), skip = hn::Set(d, a.d == nullptr ? 0.0f : a.d[h]);
+    V dy_x = hn::Zero(d), dy_y = hn::Zero(d), du_x = hn::Zero(d);
+    sv::for_each_vector(static_cast<size_t>(p), [&](auto access, size_t i) {
+      const V xi = access.load(x + i), dyi = access.load(dy + i), dui = access.load(du + i);
+      dy_x = hn::MulAdd(dyi, xi, dy_x);
+      dy_y = hn::MulAdd(dyi, access.load(y + i), dy_y);
+      du_x = hn::MulAdd(dui, xi, du_x);
+      access.store(hn::MulAdd(dt, dui, hn::Mul(skip, dyi)), dx + i);
+    });
+    sum_lanes_of_four(dy_x, dy_y, du_x, hn::Zero(d), a.terms + 4 * cell);
+  }
+  const V low = hn::Set(d, a.dims.dt_min), high = hn::Set(d, a.dims.dt_max);
+  sv::for_each_vector(static_cast<size_t>(base.heads), [&](auto access, size_t h) {
+    const V raw =
+        hn::Add(access.load(a.dt_raw + t * a.dims.dt_stride + h), access.load(a.dt_bias + h));
+    const V dt = access.load(a.dt + t * base.heads + h);
     // Where the clamp holds, the step is a constant.
-    const bool free = a.dt[cell] > a.dims.dt_min && a.dt[cell] < a.dims.dt_max;
-    const double d_raw = free ? (du_x + rate * m) / (1 + std::exp(-raw)) : 0.0;
+    const auto free = hn::And(hn::Gt(dt, low), hn::Lt(dt, high));
+    access.store(hn::IfThenElseZero(free, sv::sigmoid(raw)), a.slopes + t * base.heads + h);
+  });
+}
+
+// Head h of sequence s, last token first. sums (3): gradients of dt_bias, A_log, D.
+void token_scan(const TokenGrads& a, int64_t s, int64_t h) {
+  const SsdDims& base = a.dims.base;
+  const double rate = -std::exp(static_cast<double>(a.a_log[h]));
+  const double skip = a.d == nullptr ? 0.0 : a.d[h];
+  double m = a.tail[s * base.heads + h], d_bias = 0, d_rate = 0, d_skip = 0;
+  for (int64_t t = base.offsets[s + 1] - 1; t >= base.offsets[s]; --t) {
+    const int64_t cell = t * base.heads + h;
+    const float* terms = a.terms + 4 * cell;
+    const double dy_x = terms[0], dy_y = terms[1], du_x = terms[2], dt = a.dt[cell];
+    m += dy_y - skip * dy_x - dt * du_x;
+    const double d_raw = a.slopes[cell] * (du_x + rate * m);
     a.d_dt_raw[cell] = static_cast<float>(d_raw);
     d_bias += d_raw;
-    float* dx = a.dx + cell * p;
-    const V dt_v = hn::Set(D(), a.dt[cell]), skip_v = hn::Set(D(), skip);
-    sv::for_each_vector(static_cast<size_t>(p), [&](auto access, size_t i) {
-      const V direct = hn::Mul(skip_v, access.load(dy + i));
-      access.store(hn::MulAdd(dt_v, access.load(du + i), direct), dx + i);
-    });
+    d_rate += dt * m;
+    d_skip += dy_x;
   }
   float* sums = a.sums + (s * base.heads + h) * 3;
   sums[0] = static_cast<float>(d_bias);
@@ -61,28 +75,44 @@ void token_grads(const TokenGrads& a, int64_t s, int64_t h) {
   sums[2] = static_cast<float>(d_skip);
 }
 
-float state_dot(const float* a, const float* b, int64_t n) { return dot(a, b, n); }
-
+float state_dot(const float* a, const float* b, int64_t n) {
+  return sv::sum_over_row(static_cast<size_t>(n), [&](auto access, size_t i, V sum) {
+    return hn::MulAdd(access.load(a + i), access.load(b + i), sum);
+  });
+}
 }  // namespace braid::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace braid::cpu {
 
-HWY_EXPORT(token_grads);
+HWY_EXPORT(token_terms);
+HWY_EXPORT(token_scan);
 HWY_EXPORT(state_dot);
+
+int64_t ssd_token_scratch(const SsdDims& dims) {
+  return dims.heads * (5 * dims.tokens + 3 * dims.sequences);
+}
 
 void ssd_token_grads(ThreadPool& threads, const SsdGradDims& dims, const float* x, const float* y,
                      const float* dy, const float* du, const float* dt, const float* dt_raw,
                      const float* dt_bias, const float* a_log, const float* d, const float* tail,
-                     float* sums, float* dx, float* d_dt_raw, float* d_dt_bias, float* d_a_log,
+                     float* scratch, float* dx, float* d_dt_raw, float* d_dt_bias, float* d_a_log,
                      float* d_d) {
-  const TokenGrads grads{dims,    x,     y, dy,   du, dt,       dt_raw,
-                         dt_bias, a_log, d, tail, dx, d_dt_raw, sums};
   const int64_t heads = dims.base.heads, sequences = dims.base.sequences;
+  const int64_t cells = dims.base.tokens * heads;
+  float* terms = scratch;
+  float* slopes = terms + 4 * cells;
+  float* sums = slopes + cells;
+  const TokenGrads grads{dims,  x, y,    dy, du,       dt,    dt_raw, dt_bias,
+                         a_log, d, tail, dx, d_dt_raw, terms, slopes, sums};
+  const int64_t grain = std::max<int64_t>(1, 8192 / (heads * dims.base.head_dim));
+  threads.parallel_for(dims.base.tokens, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) HWY_DYNAMIC_DISPATCH(token_terms)(grads, t);
+  });
   threads.parallel_for(sequences * heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      HWY_DYNAMIC_DISPATCH(token_grads)(grads, i / heads, i % heads);
+      HWY_DYNAMIC_DISPATCH(token_scan)(grads, i / heads, i % heads);
     }
   });
   for (int64_t h = 0; h < heads; ++h) {

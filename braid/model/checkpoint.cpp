@@ -29,7 +29,8 @@ Checkpoint::~Checkpoint() = default;
 
 Checkpoint Checkpoint::open(const std::filesystem::path& dir,
                             std::span<const std::string_view> known) {
-  check(std::filesystem::is_directory(dir), ErrorKind::kIo,
+  std::error_code error;
+  check(std::filesystem::is_directory(dir, error), ErrorKind::kIo,
         "{}: not a directory, want one with config.json and model.safetensors", dir.string());
   Checkpoint checkpoint;
   checkpoint.directory_ = dir;
@@ -39,9 +40,11 @@ Checkpoint Checkpoint::open(const std::filesystem::path& dir,
   names.family = find_family(checkpoint.config_.model_type);
   if (names.family != nullptr) names.map = names.family->weights(checkpoint.config_);
   const std::string embedding = names.parts("embedding.weight").at(0).name;
-  if (checkpoint.file_.contains(embedding) &&
-      checkpoint.file_.entry(embedding).dtype != DType::kBF16) {
-    checkpoint.config_.dtype = DType::kF32;
+  ModelConfig& config = checkpoint.config_;
+  if (checkpoint.file_.contains(embedding)) {
+    const bool bf16 = checkpoint.file_.entry(embedding).dtype == DType::kBF16;
+    if (!bf16) config.dtype = DType::kF32;
+    if (bf16 && !config.dtype_given) config.dtype = DType::kBF16;
   }
   return checkpoint;
 }

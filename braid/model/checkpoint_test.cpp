@@ -3,6 +3,7 @@
 // Method: reference checkpoints of tests/golden, whole and with one tensor changed.
 #include "braid/model/checkpoint.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -190,6 +191,24 @@ TEST(Checkpoint, RefusesMisplacedRowsAndIntegers) {
   expect_refused([&] { load_all(folder.path()); }, "has shape (), want (64)");
 }
 
+TEST(Checkpoint, TakesTheDTypeOfTheTensorsUnlessToldWider) {
+  const TemporaryFolder folder;
+  const auto dtype = [&](const char* dtype_key, DType stored) {
+    const std::string stack = R"("model_type": "braid", "stack": "attn", "vocab_size": 2)";
+    write_bytes(folder / "config.json",
+                fmt::format(R"({{{}, "hidden_size": 2{}}})", stack, dtype_key));
+    SafetensorsWriter writer(folder / "model.safetensors", {{"embedding.weight", {2, 2}, stored}});
+    writer.write(test::randn({2, 2}, 1));
+    writer.commit();
+    return Checkpoint::open(folder.path()).config().dtype;
+  };
+  EXPECT_EQ(dtype("", DType::kF32), DType::kF32);
+  EXPECT_EQ(dtype("", DType::kBF16), DType::kBF16);
+  EXPECT_EQ(dtype(R"(, "dtype": "bfloat16")", DType::kBF16), DType::kBF16);
+  EXPECT_EQ(dtype(R"(, "dtype": "bfloat16")", DType::kF32), DType::kF32);  // nothing is rounded
+  EXPECT_EQ(dtype(R"(, "dtype": "float32")", DType::kBF16), DType::kF32);
+}
+
 TEST(Checkpoint, ATiedHeadMayBeThereOrNot) {
   const TemporaryFolder folder;
   Shapes shapes = decoder_shapes("attn");
@@ -273,6 +292,13 @@ TEST(SaveCheckpoint, KeepsTheOldOneUntilTheNewIsWhole) {
   EXPECT_NE(test::read_bytes(folder / "out" / "config.json"), before);
   EXPECT_TRUE(fs::exists(folder / "out" / "optimizer.safetensors"));
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);  // nothing is left over
+
+  // Above the largest process id there is: what a killed process would have left.
+  fs::create_directories(folder / "out.tmp2000000000");
+  fs::create_directories(folder / "out.tmp1x");
+  save_checkpoint(folder / "out", contents);
+  EXPECT_FALSE(fs::exists(folder / "out.tmp2000000000"));
+  EXPECT_TRUE(fs::exists(folder / "out.tmp1x"));
 }
 
 TEST(SaveCheckpoint, DoesNotReplaceOtherThings) {

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -50,17 +51,34 @@ void sync(const fs::path& path) {
 void check_replaceable(const fs::path& dir) {
   std::error_code error;
   if (!fs::exists(dir, error)) return;
-  check(fs::is_directory(dir), ErrorKind::kIo, "{}: exists and is not a directory", dir.string());
-  if (fs::is_empty(dir)) return;
-  for (const auto& entry : fs::directory_iterator(dir)) {
+  check(fs::is_directory(dir, error), ErrorKind::kIo, "{}: exists and is not a directory",
+        dir.string());
+  fs::directory_iterator entries(dir, error);
+  check(!error, ErrorKind::kIo, "cannot read {}: {}", dir.string(), error.message());
+  if (entries == fs::directory_iterator()) return;
+  for (const auto& entry : entries) {
     const fs::path extension = entry.path().extension();
-    check(entry.is_regular_file() && (extension == ".json" || extension == ".safetensors"),
+    check(entry.is_regular_file(error) && (extension == ".json" || extension == ".safetensors"),
           ErrorKind::kIo, "{}: holds {}, which no checkpoint does; want an empty directory",
           dir.string(), quote(entry.path().filename().string()));
   }
-  check(fs::exists(dir / "config.json"), ErrorKind::kIo,
+  check(fs::exists(dir / "config.json", error), ErrorKind::kIo,
         "{}: holds files but no config.json; want an empty directory or a checkpoint",
         dir.string());
+}
+
+// A process killed while it saved leaves its temporary directory, named DIR.tmpPID, behind.
+void remove_stale(const fs::path& dir) {
+  const std::string prefix = dir.filename().string() + ".tmp";
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(dir.parent_path(), error)) {
+    const std::string name = entry.path().filename().string();
+    int64_t pid = 0;
+    if (!name.starts_with(prefix) || !parse_integer(name.substr(prefix.size()), &pid)) continue;
+    const bool gone = pid > 1 && pid < (int64_t{1} << 31) &&
+                      ::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH;
+    if (gone) fs::remove_all(entry.path(), error);
+  }
 }
 
 // `fresh` takes the name `dir`; what was there goes to `fresh`, or beside where the system cannot
@@ -108,6 +126,7 @@ void save_checkpoint(const fs::path& dir, const CheckpointContents& contents) {
   fs::path target = fs::absolute(dir).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();  // "out/"
   check_replaceable(target);
+  remove_stale(target);
   const TemporaryDirectory temporary(target.string() + ".tmp" + std::to_string(::getpid()));
 
   ModelConfig config = *contents.config;

@@ -53,6 +53,7 @@ ModelConfig native_config(const JsonObject& object, std::span<const std::string_
 void read_dtype(const JsonObject& object, ModelConfig* config) {
   const std::string_view key = object.has("dtype") ? "dtype" : "torch_dtype";
   const std::string name = object.text_or(key, "float32");
+  config->dtype_given = object.has(key);
   // Half precision is widened, not rounded to bfloat16.
   if (name == "bfloat16") {
     config->dtype = DType::kBF16;
@@ -88,12 +89,13 @@ ModelConfig parse_config(const json& root, const std::string& source,
 }
 
 ModelConfig load_config(const std::filesystem::path& dir, std::span<const std::string_view> known) {
-  const bool is_directory = std::filesystem::is_directory(dir);
+  std::error_code error;
+  const bool is_directory = std::filesystem::is_directory(dir, error);
   const std::filesystem::path path = is_directory ? dir / "config.json" : dir;
   ModelConfig config = parse_config(read_json(path, kConfigLimits), path.string(), known);
   // What `generate` stops at is decided there, and may be a longer list than in config.json.
   const std::filesystem::path generation = path.parent_path() / "generation_config.json";
-  if (std::filesystem::exists(generation)) {
+  if (std::filesystem::exists(generation, error)) {
     const json root = read_json(generation, kConfigLimits);
     read_token_ids(JsonObject(root, generation.string()), &config);
   }

@@ -28,6 +28,7 @@ struct ModelConfig {
   double logit_scale = 1;      // logits = scale * (h W^T)
   int64_t max_context = 0;     // tokens the model was made for; 0: no such number
   DType dtype = DType::kF32;   // of the matrices: f32 or bf16
+  bool dtype_given = false;    // by config.json; otherwise the tensors on disk decide
   std::optional<int64_t> bos;  // token that begins a text
   std::vector<int64_t> eos;    // tokens that end one
 };

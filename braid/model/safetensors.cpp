@@ -172,10 +172,11 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   SafetensorsFile result;
   std::filesystem::path file = path;
-  if (std::filesystem::is_directory(path)) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
     file = path / "model.safetensors";
-    if (!std::filesystem::exists(file)) file = path / "model.safetensors.index.json";
-    check(std::filesystem::exists(file), ErrorKind::kIo,
+    if (!std::filesystem::exists(file, error)) file = path / "model.safetensors.index.json";
+    check(std::filesystem::exists(file, error), ErrorKind::kIo,
           "{}: holds neither model.safetensors nor model.safetensors.index.json", path.string());
   }
   result.path_ = file;

@@ -84,7 +84,9 @@ void SafetensorsWriter::append(const void* data, size_t bytes) {
   const auto* from = static_cast<const char*>(data);
   while (bytes > 0) {
     check(next_ < tensors_.size(), "{}: {} bytes after the last tensor, want none", source_, bytes);
-    const size_t n = std::min(bytes, bytes_of(tensors_[next_]) - done_);
+    // In pieces, since the file's buffer takes whole what it is given.
+    constexpr size_t kPiece = size_t{1} << 20;
+    const size_t n = std::min({bytes, bytes_of(tensors_[next_]) - done_, kPiece});
     file_.write(from, n);
     from += n;
     bytes -= n;

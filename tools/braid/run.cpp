@@ -69,7 +69,8 @@ void run(const RunFlags& flags) {
   }
   std::string line;
   const int64_t made = session.generate(ctx, sampler, flags.max_tokens, [&](int32_t token) {
-    const bool end = !flags.ignore_eos && model.ends(token);
+    // An end-of-text id ends a text; who asks for ids gets as many as asked for.
+    const bool end = text && !flags.ignore_eos && model.ends(token);
     if (text) {
       if (!end) write_stdout(decoder->push(token));
     } else {
@@ -105,7 +106,8 @@ void add_run_command(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--seed", flags->sampler.seed, "same seed, same text")->capture_default_str();
-  command->add_flag("--print-tokens", flags->print_tokens, "print the new ids instead of text");
+  command->add_flag("--print-tokens", flags->print_tokens,
+                    "print the new ids instead of text, past any end of text");
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on past the end of a text");
   command->add_flag("--stats", flags->stats, "speed and state size on stderr at the end");
   command->add_option("--session", flags->session,

@@ -27,7 +27,9 @@ void apply_config_file(CLI::App& command, const std::string& path) {
   for (const auto& [key, value] : config.items()) {
     const std::string where = fmt::format("{}: \"{}\"", path, key);
     CLI::Option* option = command.get_option_no_throw("--" + key);
-    if (option == nullptr || key == "config" || key == "help") {
+    // The negated name of a flag ("untied") is the flag's own with false.
+    const bool negated = option != nullptr && option->check_fname(key);
+    if (option == nullptr || negated || key == "config" || key == "help") {
       throw UsageError(fmt::format("{}: no such option, want the long name of one", where));
     }
     if (option->count() > 0 || value.is_null()) continue;  // the command line wins

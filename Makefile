@@ -10,7 +10,7 @@ JOBS ?= $(shell nproc)
 .PHONY: run test fast slow setup build format clean
 
 run: build-tool
-	$(BUILD)/braid run --model $(MODEL) --prompt "$(PROMPT)" --max-tokens $(MAX_TOKENS) --stats
+	$(BUILD)/bin/braid run --model $(MODEL) --prompt "$(PROMPT)" --max-tokens $(MAX_TOKENS) --stats
 
 test: build
 	ctest --test-dir $(BUILD) --output-on-failure -LE slow -j$(JOBS)

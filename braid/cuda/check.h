@@ -9,6 +9,8 @@ namespace braid::cuda {
 
 /// Throws Error(kDevice) with the text of the call and CUDA's own words for what went wrong.
 void check(cudaError_t status, const char* call);
+/// As `check`, for the errors of other libraries: `what` went wrong in `call`.
+[[noreturn]] void fail(const char* what, const char* call);
 
 }  // namespace braid::cuda
 

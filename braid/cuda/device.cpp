@@ -19,6 +19,10 @@ void check(cudaError_t status, const char* call) {
   throw Error(kind, std::string("cuda: ") + cudaGetErrorString(status) + " in " + call);
 }
 
+void fail(const char* what, const char* call) {
+  throw Error(ErrorKind::kDevice, std::string("cuda: ") + what + " in " + call);
+}
+
 namespace {
 
 class CudaDevice final : public DeviceApi {

@@ -3,12 +3,13 @@
 #include <vector>
 
 #include "braid/core/kernel.h"
+#include "braid/core/table.h"
 #include "braid/ops/embedding/kernels.h"
 
 namespace braid {
 
-using Forward = Kernel<&cpu::embedding>;
-using Backward = Kernel<&cpu::embedding_vjp>;
+using Forward = Kernel<&cpu::embedding, &cuda::embedding>;
+using Backward = Kernel<&cpu::embedding_vjp, &cuda::embedding_vjp>;
 
 Tensor embedding(Context& ctx, std::span<const int32_t> ids, const Weight& table) {
   check(table.defined(), "embedding: the table is empty");
@@ -19,7 +20,7 @@ Tensor embedding(Context& ctx, std::span<const int32_t> ids, const Weight& table
   const auto m = static_cast<int64_t>(ids.size());
   Tensor y = ctx.empty({m, table.cols()});
   const EmbeddingDims dims{.m = m, .table = table.matrix(), .y_row = table.cols()};
-  Forward::run(ctx, "embedding", dims, ids.data(),
+  Forward::run(ctx, "embedding", dims, Table<int32_t>(ctx, ids).data(),
                table.trainable() ? table.plain().f32() : nullptr, table.packed(), y.f32());
   if (Tape* tape = ctx.tape(); tape != nullptr && Tape::tracks(table.plain())) {
     tape->record({table.plain()}, y,
@@ -28,7 +29,8 @@ Tensor embedding(Context& ctx, std::span<const int32_t> ids, const Weight& table
                    Tensor dtable = inner.empty({dims.table.n, dims.table.k});
                    EmbeddingDims back = dims;
                    back.y_row = dy.row_stride();
-                   Backward::run(inner, "embedding", back, saved.data(), dy.f32(), dtable.f32());
+                   Backward::run(inner, "embedding", back, Table<int32_t>(inner, saved).data(),
+                                 dy.f32(), dtable.f32());
                    return {dtable};
                  });
   }

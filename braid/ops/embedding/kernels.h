@@ -22,4 +22,14 @@ void embedding_vjp(ThreadPool& threads, const EmbeddingDims& dims, const int32_t
                    const float* dy, float* dtable);
 
 }  // namespace cpu
+
+namespace cuda {
+
+/// As on the CPU, on a queue; `ids` lie on the device and `packed` is a plain matrix.
+void embedding(void* queue, const EmbeddingDims& dims, const int32_t* ids, const float* plain,
+               const void* packed, float* y);
+void embedding_vjp(void* queue, const EmbeddingDims& dims, const int32_t* ids, const float* dy,
+                   float* dtable);
+
+}  // namespace cuda
 }  // namespace braid

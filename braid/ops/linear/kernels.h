@@ -12,11 +12,15 @@ class ThreadPool;
 /// A matrix (n outputs, k inputs) in panels of 32 outputs: float32 as [panel][k][32], bfloat16 as
 /// [panel][k / 2][32][2], so that one broadcast pair of inputs meets 16 pairs of weights in one dot
 /// product instruction. Outputs beyond n and an odd k are filled with zeros.
+///
+/// On CUDA it is plain instead: element (i, p) lies at i * row + p * column and one of the two
+/// is 1.
 struct PackedMatrix {
   static constexpr int64_t kPanel = 32;
 
   int64_t n, k;
   DType dtype;
+  int64_t row = 0, column = 0;  // both 0 for panels
 
   constexpr int64_t panels() const { return (n + kPanel - 1) / kPanel; }
   constexpr int64_t padded_k() const { return dtype == DType::kBF16 ? (k + 1) / 2 * 2 : k; }
@@ -34,8 +38,8 @@ struct PackDims {
   int64_t row, column;
 };
 
-/// c (m, n) <- start + a (m, k) b^T with b packed. a[i, p] lies at i * a_row + p * a_column and one
-/// of the two is 1; rows of c and start are contiguous, start_row 0 repeats one row (a bias).
+/// c (m, n) <- start + a (m, k) b^T with b as above. a[i, p] lies at i * a_row + p * a_column and
+/// one of the two is 1; rows of c and start are contiguous, start_row 0 repeats one row (a bias).
 struct LinearDims {
   int64_t m;
   PackedMatrix b;
@@ -68,4 +72,22 @@ void column_sum(ThreadPool& threads, int64_t rows, int64_t columns, int64_t x_ro
                 float* y);
 
 }  // namespace cpu
+
+namespace cuda {
+
+/// As on the CPU, on a queue: `to` is a plain matrix of the source's order, rounded to its dtype.
+void pack(void* queue, const PackDims& dims, const void* from, void* to);
+
+/// Bytes of scratch that `linear` wants: a rounded to bfloat16, where b is.
+constexpr size_t linear_scratch_bytes(const LinearDims& dims) {
+  return dims.b.dtype == DType::kBF16 ? static_cast<size_t>(dims.m * dims.b.k) * sizeof(BF16) : 0;
+}
+/// The library's algorithm is chosen for the shape of the weight alone and adds up each element in
+/// one piece, so that a row's bits do not depend on m.
+void linear(void* queue, const LinearDims& dims, const float* a, const void* b, const float* start,
+            float* c, void* scratch);
+void column_sum(void* queue, int64_t rows, int64_t columns, int64_t x_row, const float* x,
+                float* y);
+
+}  // namespace cuda
 }  // namespace braid

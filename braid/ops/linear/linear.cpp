@@ -5,8 +5,9 @@
 namespace braid {
 namespace {
 
-using Product = Kernel<&cpu::linear>;
-using ColumnSum = Kernel<&cpu::column_sum>;
+using Product = Kernel<&cpu::linear, &cuda::linear>;
+using Pack = Kernel<&cpu::pack, &cuda::pack>;
+using ColumnSum = Kernel<&cpu::column_sum, &cuda::column_sum>;
 
 // The element strides of a matrix and of its transpose.
 struct Strides {
@@ -30,7 +31,9 @@ Tensor product(Context& ctx, int64_t m, const Tensor& a, Strides a_strides, cons
                         .a_column = a_strides.column,
                         .c_row = b.n,
                         .start_row = start.row};
-  const auto bytes = static_cast<int64_t>(cpu::linear_scratch_bytes(dims));
+  const bool on_cpu = ctx.device().kind == DeviceKind::kCpu;
+  const auto bytes = static_cast<int64_t>(on_cpu ? cpu::linear_scratch_bytes(dims)
+                                                 : cuda::linear_scratch_bytes(dims));
   const Tensor scratch = bytes > 0 ? ctx.empty({bytes}, DType::kU8) : Tensor{};
   Product::run(ctx, "linear", dims, a.f32(), packed, start.data, c.f32(),
                bytes > 0 ? scratch.raw() : nullptr);
@@ -39,19 +42,26 @@ Tensor product(Context& ctx, int64_t m, const Tensor& a, Strides a_strides, cons
 
 // dW (N, K) = dy^T x: the reduction runs over the M rows that both have.
 Tensor weight_gradient(Context& ctx, const Tensor& dy, const Tensor& x, DType dtype) {
-  const PackDims pack{.to = {.n = x.dim(1), .k = x.rows(), .dtype = dtype},
-                      .from = DType::kF32,
-                      .row = 1,
-                      .column = x.row_stride()};
+  PackDims pack{.to = {.n = x.dim(1), .k = x.rows(), .dtype = dtype},
+                .from = DType::kF32,
+                .row = 1,
+                .column = x.row_stride()};
+  if (ctx.device().kind != DeviceKind::kCpu) {
+    // A plain matrix: x itself, turned by its strides, or rounded.
+    pack.to.row = 1;
+    pack.to.column = dtype == DType::kF32 ? x.row_stride() : x.dim(1);
+    if (dtype == DType::kF32) {
+      return product(ctx, dy.dim(1), dy, transposed(dy), pack.to, x.raw());
+    }
+  }
   const Tensor packed = ctx.empty({static_cast<int64_t>(pack.to.bytes())}, DType::kU8);
-  cpu::pack(ctx.threads(), pack, x.f32(), packed.raw());
+  Pack::run(ctx, "linear", pack, x.raw(), packed.raw());
   return product(ctx, dy.dim(1), dy, transposed(dy), pack.to, packed.raw());
 }
 
 Tensor input_gradient(Context& ctx, const Tensor& dy, const Weight& w) {
-  const PackedMatrix turned{.n = w.cols(), .k = w.rows(), .dtype = w.dtype()};
   const Tensor packed = w.packed_transpose(ctx);
-  return product(ctx, dy.rows(), dy, strides(dy), turned, packed.raw());
+  return product(ctx, dy.rows(), dy, strides(dy), w.transposed_matrix(), packed.raw());
 }
 
 void check_operands(const char* op, const Tensor& x, const Weight& w) {

@@ -16,7 +16,8 @@ struct WeightOptions {
 };
 
 /// A matrix (N outputs, K inputs) as kernels want it: packed once, read by prefill, decode and a
-/// tied embedding alike. A handle: copies are the same weight.
+/// tied embedding alike. On CUDA it stays a plain matrix, and a trainable float32 one is the
+/// parameter itself. A handle: copies are the same weight.
 ///
 /// Thread safety: as Tensor; `repack` and `set_grad_id` must not run beside other uses.
 class Weight {
@@ -38,7 +39,7 @@ class Weight {
   int64_t cols() const;  // K
   DType dtype() const;   // of the packed form
   bool trainable() const;
-  /// False if packing met an infinity or a NaN.
+  /// False if packing met an infinity or a NaN (on CUDA, only `make` looks).
   bool finite() const;
   size_t packed_bytes() const;
 
@@ -48,7 +49,7 @@ class Weight {
   /// To be called after `plain` has changed (an optimiser step).
   void repack(Context& ctx);
 
-  /// Row n, K values, as the products see it (of `plain` where there is one).
+  /// Row n, K values, as the products see it (of `plain` where there is one). CPU only.
   void row(int64_t n, float* out) const;
   /// A plain (N, K) copy on the host, f32 or bf16; exact for the dtype it is packed in.
   Tensor to_plain(Context& ctx, DType dtype) const;
@@ -57,6 +58,7 @@ class Weight {
   /// for the call where the weight is not trainable.
   PackedMatrix matrix() const;
   const void* packed() const;
+  PackedMatrix transposed_matrix() const;
   Tensor packed_transpose(Context& ctx) const;
 
  private:

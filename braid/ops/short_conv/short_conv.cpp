@@ -3,13 +3,14 @@
 #include <vector>
 
 #include "braid/core/kernel.h"
+#include "braid/core/table.h"
 #include "braid/ops/short_conv/kernels.h"
 
 namespace braid {
 namespace {
 
-using ForwardKernel = Kernel<&cpu::short_conv>;
-using VjpKernel = Kernel<&cpu::short_conv_vjp>;
+using ForwardKernel = Kernel<&cpu::short_conv, &cuda::short_conv>;
+using VjpKernel = Kernel<&cpu::short_conv_vjp, &cuda::short_conv_vjp>;
 
 float* pointer(const Tensor& x) { return x.defined() ? x.f32() : nullptr; }
 
@@ -46,8 +47,16 @@ ShortConvDims check_inputs(const Tensor& x, const Tensor& w, const Tensor& bias,
           .width = w.dim(1),
           .x_stride = x.row_stride(),
           .y_stride = channels,
-          .offsets = batch.offsets.data(),
           .silu = options.silu};
+}
+
+void forward(Context& ctx, ShortConvDims dims, const SequenceBatch& batch, const Tensor& x,
+             const Tensor& w, const Tensor& bias, std::span<const float* const> h0,
+             std::span<float* const> ht, const Tensor& y) {
+  const Table<int64_t> offsets(ctx, batch.offsets);
+  dims.offsets = offsets.data();
+  ForwardKernel::run(ctx, "short_conv", dims, x.f32(), w.f32(), pointer(bias),
+                     Table<const float*>(ctx, h0).data(), Table<float*>(ctx, ht).data(), y.f32());
 }
 
 struct Saved {
@@ -57,16 +66,28 @@ struct Saved {
 };
 
 Grads vjp(Context& ctx, const Saved& saved, const Tensor& dy_or_none, const Tensor& d_final) {
-  const ShortConvDims dims = check_inputs(saved.x, saved.w, saved.bias, saved.batch, saved.options);
+  ShortConvVjpDims dims{.base =
+                            check_inputs(saved.x, saved.w, saved.bias, saved.batch, saved.options)};
+  const int64_t sequences = dims.base.sequences;
   const Tensor dy = dy_or_none.defined() ? dy_or_none : ctx.zeros(saved.x.shape());
   Tensor dx = ctx.empty(saved.x.shape()), dw = ctx.empty(saved.w.shape());
   Tensor d_bias = saved.bias.defined() ? ctx.empty(saved.bias.shape()) : Tensor();
   Tensor d_initial = saved.initial.defined() ? ctx.empty(saved.initial.shape()) : Tensor();
-  VjpKernel::run(ctx, "short_conv", ShortConvVjpDims{.base = dims, .dy_stride = dy.row_stride()},
-                 saved.x.f32(), saved.w.f32(), pointer(saved.bias), dy.f32(),
-                 const_rows_of(saved.initial, dims.sequences).data(),
-                 const_rows_of(d_final, dims.sequences).data(),
-                 rows_of(d_initial, dims.sequences).data(), dx.f32(), dw.f32(), pointer(d_bias));
+  const Table<int64_t> offsets(ctx, saved.batch.offsets);
+  dims.base.offsets = offsets.data();
+  dims.dy_stride = dy.row_stride();
+  Tensor partial;
+  if (ctx.device().kind == DeviceKind::kCuda) {
+    partial = ctx.empty({dims.tiles(), dims.base.width + 1, dims.base.channels});
+    dims.partial = partial.f32();
+  }
+  const auto h0 = const_rows_of(saved.initial, sequences);
+  const auto g_final = const_rows_of(d_final, sequences);
+  const auto g_initial = rows_of(d_initial, sequences);
+  VjpKernel::run(ctx, "short_conv", dims, saved.x.f32(), saved.w.f32(), pointer(saved.bias),
+                 dy.f32(), Table<const float*>(ctx, h0).data(),
+                 Table<const float*>(ctx, g_final).data(), Table<float*>(ctx, g_initial).data(),
+                 dx.f32(), dw.f32(), pointer(d_bias));
   return {dx, dw, d_bias, d_initial};
 }
 
@@ -81,9 +102,8 @@ ShortConvResult short_conv(Context& ctx, const Tensor& x, const Tensor& w, const
         "short_conv: initial is {} {}, want f32 {}", to_string(initial.dtype()),
         to_string(initial.shape()), to_string(states));
   ShortConvResult result{.y = ctx.empty(x.shape()), .final_state = ctx.empty(states)};
-  ForwardKernel::run(ctx, "short_conv", dims, x.f32(), w.f32(), pointer(bias),
-                     const_rows_of(initial, dims.sequences).data(),
-                     rows_of(result.final_state, dims.sequences).data(), result.y.f32());
+  forward(ctx, dims, batch, x, w, bias, const_rows_of(initial, dims.sequences),
+          rows_of(result.final_state, dims.sequences), result.y);
   if (Tape* tape = ctx.tape()) {
     tape->record({x, w, bias, initial}, {&result.y, &result.final_state},
                  [saved = Saved{x, w, bias, initial, batch, options}](
@@ -103,8 +123,7 @@ Tensor short_conv_in_place(Context& ctx, const Tensor& x, const Tensor& w, const
   check(std::ssize(state) == dims.sequences,
         "short_conv: {} states, want one for each of {} sequences", state.size(), dims.sequences);
   Tensor y = ctx.empty(x.shape());
-  ForwardKernel::run(ctx, "short_conv", dims, x.f32(), w.f32(), pointer(bias), state.data(),
-                     state.data(), y.f32());
+  forward(ctx, dims, batch, x, w, bias, {state.data(), state.size()}, state, y);
   return y;
 }
 

@@ -1,0 +1,325 @@
+// A thread owns a channel and walks the tokens of a tile in order with the last inputs in
+// registers, so that x is read once. The window is as long as a compile-time bound; a shorter
+// filter leaves its oldest places unused.
+
+#include <algorithm>
+
+#include "braid/cuda/check.h"
+#include "braid/cuda/queue.h"
+#include "braid/cuda/row.cuh"
+#include "braid/ops/short_conv/kernels.h"
+
+namespace braid::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int64_t kTile = ShortConvVjpDims::kTile;
+
+__device__ __forceinline__ float sigmoid(float x) {
+  const float e = expf(-fabsf(x));
+  return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+// The sequence that owns packed row t: the last s with offsets[s] <= t (empty ones own none).
+__device__ int64_t sequence_of(const ShortConvDims& dims, int64_t t) {
+  int64_t low = 0, high = dims.sequences;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (dims.offsets[middle] <= t) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// Channel c of token t >= -(W - 1), counted from the first of sequence s.
+__device__ __forceinline__ float input(const ShortConvDims& dims, const float* x, const float* h0,
+                                       int64_t s, int64_t t, int64_t c) {
+  if (t >= 0) return x[(dims.offsets[s] + t) * dims.x_stride + c];
+  return h0 == nullptr ? 0.0f : h0[(dims.width - 1 + t) * dims.channels + c];
+}
+
+// The taps of one channel and the inputs they meet, oldest first; place kMax - 1 is the newest.
+template <int kMax>
+struct Filter {
+  float w[kMax], x[kMax], bias;
+
+  __device__ Filter(const ShortConvDims& dims, const float* from, const float* from_bias,
+                    int64_t c) {
+    bias = from_bias == nullptr ? 0.0f : from_bias[c];
+#pragma unroll
+    for (int k = 0; k < kMax; ++k) {
+      const int64_t tap = k - (kMax - dims.width);
+      w[k] = tap >= 0 ? from[c * dims.width + tap] : 0.0f;
+      x[k] = 0.0f;
+    }
+  }
+
+  // The inputs before token t.
+  __device__ void start(const ShortConvDims& dims, const float* from, const float* h0, int64_t s,
+                        int64_t t, int64_t c) {
+#pragma unroll
+    for (int k = 1; k < kMax; ++k) {
+      const bool used = k > kMax - dims.width;
+      x[k] = used ? input(dims, from, h0, s, t - (kMax - k), c) : 0.0f;
+    }
+  }
+  __device__ __forceinline__ void push(float newest) {
+#pragma unroll
+    for (int k = 0; k + 1 < kMax; ++k) x[k] = x[k + 1];
+    x[kMax - 1] = newest;
+  }
+  // bias + sum_k w[k] x[k]: one chain, oldest first. Places before the filter are skipped, not
+  // multiplied by zero, so that an infinite input stays where it is.
+  __device__ __forceinline__ float convolve(int64_t width) const {
+    float sum = bias;
+#pragma unroll
+    for (int k = 0; k < kMax; ++k) {
+      if (k >= kMax - width) sum = fmaf(w[k], x[k], sum);
+    }
+    return sum;
+  }
+};
+
+// y for the tokens of tile blockIdx.y, channel by thread.
+template <int kMax>
+__global__ void short_conv_kernel(ShortConvDims dims, const float* __restrict__ x,
+                                  const float* __restrict__ w, const float* __restrict__ bias,
+                                  const float* const* __restrict__ h0, float* __restrict__ y) {
+  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (c >= dims.channels) return;
+  Filter<kMax> filter(dims, w, bias, c);
+  for (int64_t tile = blockIdx.y; tile * kTile < dims.tokens; tile += gridDim.y) {
+    const int64_t tile_end = min((tile + 1) * kTile, dims.tokens);
+    int64_t s = sequence_of(dims, tile * kTile);
+    for (int64_t t = tile * kTile; t < tile_end; ++s) {
+      const int64_t end = min(tile_end, dims.offsets[s + 1]);
+      if (t >= end) continue;  // an empty sequence
+      filter.start(dims, x, h0[s], s, t - dims.offsets[s], c);
+#pragma unroll 8
+      for (; t < end; ++t) {
+        filter.push(x[t * dims.x_stride + c]);
+        const float sum = filter.convolve(dims.width);
+        y[t * dims.y_stride + c] = dims.silu ? sum * sigmoid(sum) : sum;
+      }
+    }
+  }
+}
+
+// ht[s] <- the last W - 1 inputs. Oldest first: in place, row j is written before only rows > j are
+// read.
+__global__ void short_conv_state_kernel(ShortConvDims dims, const float* __restrict__ x,
+                                        const float* const* h0, float* const* ht) {
+  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (c >= dims.channels) return;
+  for (int64_t s = blockIdx.y; s < dims.sequences; s += gridDim.y) {
+    if (ht[s] == nullptr) continue;
+    const int64_t length = dims.offsets[s + 1] - dims.offsets[s], before = dims.width - 1;
+    for (int64_t j = 0; j < before; ++j) {
+      ht[s][j * dims.channels + c] = input(dims, x, h0[s], s, length - before + j, c);
+    }
+  }
+}
+
+struct Vjp {
+  ShortConvVjpDims dims;
+  const float *x, *w, *bias, *dy;
+  const float* const* h0;
+  const float* const* g_final;
+  float* const* g_initial;
+  float* dx;
+};
+
+// The gradient before the activation, for the token that the filter's window ends with.
+template <int kMax>
+__device__ __forceinline__ float before_activation(const ShortConvDims& dims,
+                                                   const Filter<kMax>& filter, float dy) {
+  if (!dims.silu) return dy;
+  const float sum = filter.convolve(dims.width), s = sigmoid(sum);
+  return dy * (s * fmaf(sum, 1.0f - s, 1.0f));
+}
+
+// The taps, and the gradients of the last tokens; place kMax - 1 is the newest. Together they give
+// the gradient of the input that the oldest of W tokens ends its window with.
+template <int kMax>
+struct Readers {
+  float taps[kMax], g[kMax] = {};
+
+  __device__ Readers(const ShortConvDims& dims, const float* w, int64_t c) {
+#pragma unroll
+    for (int k = 0; k < kMax; ++k) taps[k] = k < dims.width ? w[c * dims.width + k] : 0.0f;
+  }
+  __device__ void clear() {
+#pragma unroll
+    for (int k = 0; k < kMax; ++k) g[k] = 0.0f;
+  }
+  __device__ __forceinline__ void push(float newest) {
+#pragma unroll
+    for (int k = 0; k + 1 < kMax; ++k) g[k] = g[k + 1];
+    g[kMax - 1] = newest;
+  }
+  // d of input t of sequence s: tap k is read by token t + W - 1 - k.
+  __device__ __forceinline__ float input_gradient(const Vjp& a, int64_t s, int64_t t,
+                                                  int64_t length, int64_t c) const {
+    const ShortConvDims& dims = a.dims.base;
+    const int64_t kept = t - (length - (dims.width - 1));
+    const float* final_state = a.g_final[s];
+    float sum = final_state == nullptr || kept < 0 ? 0.0f : final_state[kept * dims.channels + c];
+#pragma unroll
+    for (int k = 0; k < kMax; ++k) {
+      if (k < dims.width) sum = fmaf(taps[k], g[kMax - 1 - k], sum);
+    }
+    return sum;
+  }
+};
+
+template <int kMax>
+__global__ void short_conv_vjp_kernel(Vjp a) {
+  const ShortConvDims& dims = a.dims.base;
+  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (c >= dims.channels) return;
+  const int64_t before = dims.width - 1;
+  Filter<kMax> filter(dims, a.w, a.bias, c);
+  Readers<kMax> readers(dims, a.w, c);
+  for (int64_t tile = blockIdx.y; tile * kTile < dims.tokens; tile += gridDim.y) {
+    float dw[kMax] = {}, dbias = 0;
+    const int64_t tile_end = min((tile + 1) * kTile, dims.tokens);
+    int64_t s = sequence_of(dims, tile * kTile);
+    for (int64_t begin = tile * kTile; begin < tile_end; ++s) {
+      const int64_t first = dims.offsets[s], last = dims.offsets[s + 1];
+      const int64_t end = min(tile_end, last);
+      if (begin >= end) continue;
+      filter.start(dims, a.x, a.h0[s], s, begin - first, c);
+      readers.clear();
+      // W - 1 tokens beyond the tile: they read its inputs.
+      for (int64_t t = begin; t < end + before; ++t) {
+        float newest = 0;
+        if (t < last) {
+          filter.push(a.x[t * dims.x_stride + c]);
+          newest = before_activation(dims, filter, a.dy[t * a.dims.dy_stride + c]);
+        }
+        if (t < end) {
+          dbias += newest;
+#pragma unroll
+          for (int k = 0; k < kMax; ++k) dw[k] = fmaf(newest, filter.x[k], dw[k]);
+        }
+        readers.push(newest);
+        const int64_t done = t - before;
+        if (done >= begin) {
+          a.dx[done * dims.channels + c] =
+              readers.input_gradient(a, s, done - first, last - first, c);
+        }
+      }
+      begin = end;
+    }
+    float* partial = a.dims.partial + tile * (dims.width + 1) * dims.channels + c;
+#pragma unroll
+    for (int k = 0; k < kMax; ++k) {
+      const int64_t tap = k - (kMax - dims.width);
+      if (tap >= 0) partial[tap * dims.channels] = dw[k];
+    }
+    partial[dims.width * dims.channels] = dbias;
+  }
+}
+
+// g_initial[s] <- d of the W - 1 inputs before sequence s.
+template <int kMax>
+__global__ void short_conv_initial_kernel(Vjp a) {
+  const ShortConvDims& dims = a.dims.base;
+  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (c >= dims.channels) return;
+  const int64_t before = dims.width - 1;
+  Filter<kMax> filter(dims, a.w, a.bias, c);
+  Readers<kMax> readers(dims, a.w, c);
+  for (int64_t s = blockIdx.y; s < dims.sequences; s += gridDim.y) {
+    if (a.g_initial[s] == nullptr) continue;
+    const int64_t first = dims.offsets[s], length = dims.offsets[s + 1] - first;
+    filter.start(dims, a.x, a.h0[s], s, 0, c);
+    readers.clear();
+    for (int64_t t = 0; t < before; ++t) {
+      float newest = 0;
+      if (t < length) {
+        filter.push(a.x[(first + t) * dims.x_stride + c]);
+        newest = before_activation(dims, filter, a.dy[(first + t) * a.dims.dy_stride + c]);
+      }
+      readers.push(newest);
+      a.g_initial[s][t * dims.channels + c] = readers.input_gradient(a, s, t - before, length, c);
+    }
+  }
+}
+
+// dw and dbias: the tiles' parts, added in order.
+__global__ void short_conv_combine_kernel(ShortConvVjpDims dims, float* __restrict__ dw,
+                                          float* __restrict__ dbias) {
+  const int64_t channels = dims.base.channels, width = dims.base.width;
+  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t tap = blockIdx.y;
+  if (c >= channels || (tap == width && dbias == nullptr)) return;
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t tile = 0; tile < dims.tiles(); ++tile) {
+    sum += dims.partial[(tile * (width + 1) + tap) * channels + c];
+  }
+  if (tap < width) {
+    dw[c * width + tap] = sum;
+  } else {
+    dbias[c] = sum;
+  }
+}
+
+// Blocks along x cover the channels, blocks along y step over `rows`.
+dim3 grid_for(const ShortConvDims& dims, int64_t rows) {
+  return dim3(static_cast<unsigned>(ceil_div(dims.channels, kThreads)),
+              static_cast<unsigned>(std::clamp<int64_t>(rows, 1, 65535)));
+}
+
+template <int kMax>
+void launch_vjp(cudaStream_t stream, const Vjp& a) {
+  const ShortConvDims& dims = a.dims.base;
+  BRAID_CUDA_CHECK(short_conv_vjp_kernel<kMax>
+                   <<<grid_for(dims, a.dims.tiles()), kThreads, 0, stream>>>(a),
+                   cudaGetLastError());
+  BRAID_CUDA_CHECK(short_conv_initial_kernel<kMax>
+                   <<<grid_for(dims, dims.sequences), kThreads, 0, stream>>>(a),
+                   cudaGetLastError());
+}
+
+}  // namespace
+
+void short_conv(void* queue, const ShortConvDims& dims, const float* x, const float* w,
+                const float* bias, const float* const* h0, float* const* ht, float* y) {
+  if (dims.sequences == 0 || dims.channels == 0) return;
+  const cudaStream_t stream = Queue::from(queue).stream;
+  const auto kernel = dims.width <= 4 ? short_conv_kernel<4> : short_conv_kernel<16>;
+  static_assert(kShortConvMaxWidth == 16);
+  BRAID_CUDA_CHECK(kernel<<<grid_for(dims, ceil_div(dims.tokens, kTile)), kThreads, 0, stream>>>(
+                       dims, x, w, bias, h0, y),
+                   cudaGetLastError());
+  BRAID_CUDA_CHECK(short_conv_state_kernel<<<grid_for(dims, dims.sequences), kThreads, 0, stream>>>(
+                       dims, x, h0, ht),
+                   cudaGetLastError());
+}
+
+void short_conv_vjp(void* queue, const ShortConvVjpDims& dims, const float* x, const float* w,
+                    const float* bias, const float* dy, const float* const* h0,
+                    const float* const* g_final, float* const* g_initial, float* dx, float* dw,
+                    float* dbias) {
+  if (dims.base.channels == 0) return;
+  const cudaStream_t stream = Queue::from(queue).stream;
+  const Vjp a{dims, x, w, bias, dy, h0, g_final, g_initial, dx};
+  if (dims.base.sequences > 0) {
+    if (dims.base.width <= 4) {
+      launch_vjp<4>(stream, a);
+    } else {
+      launch_vjp<16>(stream, a);
+    }
+  }
+  const dim3 grid(static_cast<unsigned>(ceil_div(dims.base.channels, kThreads)),
+                  static_cast<unsigned>(dims.base.width + 1));
+  BRAID_CUDA_CHECK(short_conv_combine_kernel<<<grid, kThreads, 0, stream>>>(dims, dw, dbias),
+                   cudaGetLastError());
+}
+
+}  // namespace braid::cuda

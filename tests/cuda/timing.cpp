@@ -9,9 +9,13 @@
 #include <vector>
 
 #include "braid/core/context.h"
+#include "braid/core/table.h"
 #include "braid/cuda/check.h"
 #include "braid/cuda/queue.h"
+#include "braid/ops/embedding/kernels.h"
+#include "braid/ops/linear/kernels.h"
 #include "braid/ops/rms_norm/kernels.h"
+#include "braid/ops/short_conv/kernels.h"
 #include "braid/ops/swiglu/kernels.h"
 
 namespace braid {
@@ -117,6 +121,90 @@ void time_swiglu(Timing& timing, int64_t rows, int64_t width) {
                    [&] { cuda::swiglu_vjp(timing.queue(), dims, x.f32(), dy.f32(), dx.f32()); });
 }
 
+void time_short_conv(Timing& timing, int64_t tokens, int64_t channels, int64_t length) {
+  Context& ctx = timing.ctx();
+  constexpr int64_t kWidth = 4;
+  std::vector<int64_t> offsets{0};
+  while (offsets.back() < tokens) offsets.push_back(std::min(tokens, offsets.back() + length));
+  const auto sequences = static_cast<int64_t>(offsets.size()) - 1;
+  const std::vector<const float*> none(offsets.size() - 1);
+  const std::vector<float*> nowhere(offsets.size() - 1);
+  const Table<int64_t> starts(ctx, offsets);
+  const Table<const float*> from(ctx, none);
+  const Table<float*> to(ctx, nowhere);
+  ShortConvVjpDims dims{.base = {.tokens = tokens,
+                                 .sequences = sequences,
+                                 .channels = channels,
+                                 .width = kWidth,
+                                 .x_stride = channels,
+                                 .y_stride = channels,
+                                 .offsets = starts.data(),
+                                 .silu = true},
+                        .dy_stride = channels};
+  const Tensor partial = ctx.empty({dims.tiles(), kWidth + 1, channels});
+  dims.partial = partial.f32();
+  const Tensor x = timing.randn({tokens, channels}), dy = timing.randn({tokens, channels});
+  const Tensor w = timing.randn({channels, kWidth}), bias = timing.randn({channels});
+  const Tensor y = ctx.empty(x.shape()), dw = ctx.empty(w.shape()), dbias = ctx.empty({channels});
+  timing.bandwidth(fmt::format("short_conv ({}, {})", tokens, channels).c_str(), bytes_of({&x, &y}),
+                   [&] {
+                     cuda::short_conv(timing.queue(), dims.base, x.f32(), w.f32(), bias.f32(),
+                                      from.data(), to.data(), y.f32());
+                   });
+  timing.bandwidth(fmt::format("short_conv vjp ({}, {})", tokens, channels).c_str(),
+                   bytes_of({&x, &dy, &y}), [&] {
+                     cuda::short_conv_vjp(timing.queue(), dims, x.f32(), w.f32(), bias.f32(),
+                                          dy.f32(), from.data(), from.data(), to.data(), y.f32(),
+                                          dw.f32(), dbias.f32());
+                   });
+}
+
+void time_embedding(Timing& timing, int64_t tokens, int64_t vocabulary, int64_t width) {
+  Context& ctx = timing.ctx();
+  const EmbeddingDims dims{
+      .m = tokens,
+      .table = {.n = vocabulary, .k = width, .dtype = DType::kF32, .row = width, .column = 1},
+      .y_row = width};
+  std::vector<int32_t> host_ids;
+  const Rng rng(2);
+  for (int64_t i = 0; i < tokens; ++i) {
+    const auto draw = static_cast<uint64_t>(i);
+    host_ids.push_back(static_cast<int32_t>(rng.below(draw, static_cast<uint64_t>(vocabulary))));
+  }
+  const Table<int32_t> ids(ctx, host_ids);
+  const Tensor table = timing.randn({vocabulary, width}), y = timing.randn({tokens, width});
+  timing.bandwidth(
+      fmt::format("embedding {} of ({}, {})", tokens, vocabulary, width).c_str(),
+      2 * bytes_of({&y}),
+      [&] { cuda::embedding(timing.queue(), dims, ids.data(), nullptr, table.raw(), y.f32()); });
+  // Clears the table's gradient, then reads and writes the rows that have one.
+  timing.bandwidth(fmt::format("embedding vjp {} of ({}, {})", tokens, vocabulary, width).c_str(),
+                   bytes_of({&table}) + 3 * bytes_of({&y}), [&] {
+                     cuda::embedding_vjp(timing.queue(), dims, ids.data(), y.f32(), table.f32());
+                   });
+}
+
+void time_linear(Timing& timing, DType dtype, int64_t m, int64_t n, int64_t k) {
+  Context& ctx = timing.ctx();
+  const LinearDims dims{.m = m,
+                        .b = {.n = n, .k = k, .dtype = dtype, .row = k, .column = 1},
+                        .a_row = k,
+                        .a_column = 1,
+                        .c_row = n,
+                        .start_row = 0};
+  const Tensor x = timing.randn({m, k}), plain = timing.randn({n, k}), y = ctx.empty({m, n});
+  const Tensor rounded = ctx.empty({n, k}, dtype);
+  const PackDims pack{.to = dims.b, .from = DType::kF32, .row = k, .column = 1};
+  cuda::pack(timing.queue(), pack, plain.raw(), rounded.raw());
+  const auto bytes = static_cast<int64_t>(cuda::linear_scratch_bytes(dims));
+  const Tensor scratch = ctx.empty({bytes}, DType::kU8);
+  const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n * k);
+  timing.arithmetic(
+      fmt::format("linear {} ({}, {}) x {}", to_string(dtype), m, k, n).c_str(), flops, [&] {
+        cuda::linear(timing.queue(), dims, x.f32(), rounded.raw(), nullptr, y.f32(), scratch.raw());
+      });
+}
+
 }  // namespace
 }  // namespace braid
 
@@ -128,6 +216,13 @@ int main() {
     time_rms_norm(timing, 32768, 768);
     time_rms_norm(timing, 16384, 4096);
     time_swiglu(timing, 8192, 5632);
+    time_short_conv(timing, 65536, 1792, 2048);
+    time_embedding(timing, 16384, 50288, 4096);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      time_linear(timing, dtype, 8192, 8192, 8192);
+      time_linear(timing, dtype, 16384, 3352, 768);
+      time_linear(timing, dtype, 16, 8192, 8192);
+    }
   } catch (const std::exception& error) {
     fmt::print(stderr, "cuda_timing: {}\n", error.what());
     return 1;

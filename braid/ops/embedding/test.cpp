@@ -6,7 +6,7 @@
 #include "braid/ops/embedding/reference.h"
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear/reference.h"
-#include "tests/support/numeric.h"
+#include "tests/support/device.h"
 
 namespace braid {
 namespace {
@@ -15,21 +15,20 @@ using test::Complex;
 
 const std::vector<int32_t> kIds = {3, 0, 69, 3, 31, 32, 3};
 
-class Embedding : public ::testing::TestWithParam<DType> {};
+class Embedding : public test::DeviceAndDTypeTest {};
 
 TEST_P(Embedding, ReadsTheRowsOfTheTable) {
-  Context ctx({.threads = 2, .poison = true});
   for (const int64_t d : {1, 2, 63, 65}) {
     Tensor plain = test::randn({70, d}, 1);
-    if (GetParam() == DType::kBF16) {
+    if (dtype() == DType::kBF16) {
       for (int64_t i = 0; i < plain.count(); ++i)
         plain.f32()[i] = to_float(to_bf16(plain.f32()[i]));
     }
     const auto want = reference::embedding(kIds, d, test::values(plain));
     for (const bool trainable : {false, true}) {
       const Weight table =
-          Weight::make(ctx, plain, {.packed_dtype = GetParam(), .trainable = trainable});
-      EXPECT_EQ(test::values(embedding(ctx, kIds, table)), want);
+          Weight::make(ctx(), plain, {.packed_dtype = dtype(), .trainable = trainable});
+      EXPECT_EQ(read(embedding(ctx(), kIds, table)), want);
     }
   }
 }
@@ -47,15 +46,15 @@ TEST_P(Embedding, TiedGradientMatchesComplexStep) {
   const Tensor dy = whole({m, v}, 2);
   std::vector<Tensor> got;
   for (const int threads : {1, 2, 3}) {
-    Context ctx({.threads = threads, .poison = true});
+    Context other({.device = ctx().device(), .threads = threads, .poison = true});
     Tape tape;
     plain.set_grad_id(0);
     tape.watch(plain);
-    Context recorded = ctx.with_tape(&tape);
-    const Weight table = Weight::make(ctx, plain, {.packed_dtype = GetParam(), .trainable = true});
+    Context recorded = other.with_tape(&tape);
+    const Weight table = Weight::make(other, plain, {.packed_dtype = dtype(), .trainable = true});
     const Tensor h = embedding(recorded, kIds, table);
-    tape.backward(ctx, {linear(recorded, h, table)}, {dy});
-    got.push_back(tape.grad(plain));
+    tape.backward(other, {linear(recorded, h, table)}, {to_device(dy)});
+    got.push_back(to_host(tape.grad(plain)));
     EXPECT_TRUE(test::same_bits(got[0], got.back()));
   }
   const auto want = test::complex_step(test::values(plain), [&](const std::vector<Complex>& w) {
@@ -65,8 +64,25 @@ TEST_P(Embedding, TiedGradientMatchesComplexStep) {
   test::expect_close(got[0], want, test::tolerance(DType::kF32, v + m), "dtable");
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, Embedding, ::testing::Values(DType::kF32, DType::kBF16),
-                         [](const auto& dtype) { return std::string(to_string(dtype.param)); });
+TEST_P(Embedding, GradientAddsEveryOccurrenceOfAnId) {
+  constexpr int64_t v = 5, d = 37, m = 1500;
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < m; ++i) ids.push_back(static_cast<int32_t>(i * i % 7 % v));
+  const Tensor dy = test::randn({m, d}, 3);
+  std::vector<double> want(v * d);
+  for (int64_t i = 0; i < m * d; ++i) {
+    want[static_cast<size_t>(ids[static_cast<size_t>(i / d)] * d + i % d)] += dy.f32()[i];
+  }
+  Tape tape;
+  Tensor plain = test::randn({v, d}, 4);
+  tape.watch(plain);
+  Context recorded = ctx().with_tape(&tape);
+  const Weight table = Weight::make(ctx(), plain, {.packed_dtype = dtype(), .trainable = true});
+  tape.backward(ctx(), {embedding(recorded, ids, table)}, {to_device(dy, 3)});
+  expect_near(tape.grad(plain), want, test::tolerance(DType::kF32, m), "dtable");
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, Embedding, test::kDevicesAndDTypes, test::device_and_dtype_name);
 
 TEST(EmbeddingErrors, AnIdOutsideTheVocabularyIsNamed) {
   Context ctx({.threads = 1});

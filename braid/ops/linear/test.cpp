@@ -15,7 +15,7 @@
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear/reference.h"
 #include "braid/simd/targets.h"
-#include "tests/support/numeric.h"
+#include "tests/support/device.h"
 // After targets.h, which it must see.
 #include <hwy/targets.h>
 
@@ -31,15 +31,6 @@ Tensor rounded(Tensor x, DType dtype) {
   return x;
 }
 
-Tensor strided(const Tensor& x, int64_t pad) {
-  const int64_t width = x.dim(1) + pad;
-  Tensor wide = test::randn({x.rows(), width}, 99);
-  for (int64_t i = 0; i < x.rows(); ++i) {
-    std::copy_n(x.f32() + i * x.dim(1), x.dim(1), wide.f32() + i * width);
-  }
-  return wide.slice_columns(0, x.dim(1));
-}
-
 // Runs the body once for each instruction set that this machine has; the dot product of pairs
 // belongs to the first.
 template <class Body>
@@ -52,50 +43,58 @@ void on_every_target(Body&& body) {
   }
 }
 
-void check_against_reference(Context& ctx, const cases::LinearCase& shape, DType dtype) {
+class Linear : public test::DeviceAndDTypeTest {
+ protected:
+  Weight make(const Tensor& plain, bool trainable = false) {
+    return Weight::make(ctx(), plain, {.packed_dtype = dtype(), .trainable = trainable});
+  }
+  void check_against_reference(const cases::LinearCase& shape);
+};
+
+void Linear::check_against_reference(const cases::LinearCase& shape) {
   const auto [m, n, k] = shape;
-  const Tensor x = rounded(test::randn({m, k}, 1), dtype);
-  const Tensor plain = rounded(test::randn({n, k}, 2), dtype);
+  const Tensor x = rounded(test::randn({m, k}, 1), dtype());
+  const Tensor plain = rounded(test::randn({n, k}, 2), dtype());
   const Tensor bias = test::randn({n}, 3), residual = test::randn({m, n}, 4);
-  const Weight w = Weight::make(ctx, plain, {.packed_dtype = dtype});
+  const Weight w = make(plain);
   EXPECT_TRUE(w.finite());
-  EXPECT_TRUE(test::same_bits(w.to_plain(ctx, DType::kF32), plain));
+  EXPECT_TRUE(test::same_bits(w.to_plain(ctx(), DType::kF32), plain));
   const auto vx = test::values(x), vw = test::values(plain);
   const double tol = test::tolerance(DType::kF32, k + 1);
   std::vector<double> want = reference::linear(m, n, k, vx, vw, test::values(bias));
-  test::expect_close(linear(ctx, x, w, bias), want, tol, "bias");
-  test::expect_close(linear(ctx, strided(x, 5), w, bias), want, tol, "strided");
+  expect_near(linear(ctx(), to_device(x), w, to_device(bias)), want, tol, "bias");
+  expect_near(linear(ctx(), to_device(x, 5), w, to_device(bias)), want, tol, "strided");
   want = reference::linear(m, n, k, vx, vw, {});
-  test::expect_close(linear(ctx, x, w), want, tol, "no bias");
+  expect_near(linear(ctx(), to_device(x), w), want, tol, "no bias");
   for (size_t i = 0; i < want.size(); ++i) want[i] += residual.f32()[i];
-  test::expect_close(linear_residual(ctx, x, w, strided(residual, 3)), want, tol, "residual");
+  expect_near(linear_residual(ctx(), to_device(x), w, to_device(residual, 3)), want, tol,
+              "residual");
 }
-
-class Linear : public ::testing::TestWithParam<DType> {
- protected:
-  Context ctx_{{.threads = 2, .poison = true}};
-};
 
 TEST_P(Linear, MatchesTheReference) {
   for (const auto& shape : cases::kLinearOdd) {
-    on_every_target([&] { check_against_reference(ctx_, shape, GetParam()); });
+    SCOPED_TRACE(testing::Message() << shape.m << " " << shape.n << " " << shape.k);
+    if (on_cpu()) {
+      on_every_target([&] { check_against_reference(shape); });
+    } else {
+      check_against_reference(shape);
+    }
   }
 }
 
 TEST_P(Linear, RowsAreTheSameBitsInEveryBatchOnAnyNumberOfThreads) {
   constexpr int64_t n = 1100, k = 2101;
-  const Tensor x = test::randn({65, k}, 1), bias = test::randn({n}, 2);
-  const Weight w = Weight::make(ctx_, test::randn({n, k}, 3), {.packed_dtype = GetParam()});
-  const Tensor whole = linear(ctx_, x, w, bias);
+  const Tensor x = to_device(test::randn({65, k}, 1)), bias = to_device(test::randn({n}, 2));
+  const Weight w = make(test::randn({n, k}, 3));
+  const Tensor whole = linear(ctx(), x, w, bias);
   for (const int threads : {1, 3}) {
-    Context other({.threads = threads});
-    EXPECT_TRUE(test::same_bits(linear(other, x, w, bias), whole));
+    Context other({.device = ctx().device(), .threads = threads});
+    EXPECT_TRUE(same(linear(other, x, w, bias), whole));
   }
   for (const int64_t piece : {1, 2, 13, 14, 15, 16, 33}) {
     for (int64_t i = 0; i < 65; i += piece) {
       const int64_t end = std::min<int64_t>(65, i + piece);
-      ASSERT_TRUE(
-          test::same_bits(linear(ctx_, x.slice_rows(i, end), w, bias), whole.slice_rows(i, end)))
+      ASSERT_TRUE(same(linear(ctx(), x.slice_rows(i, end), w, bias), whole.slice_rows(i, end)))
           << "rows " << i << " to " << end;
     }
   }
@@ -103,35 +102,31 @@ TEST_P(Linear, RowsAreTheSameBitsInEveryBatchOnAnyNumberOfThreads) {
 
 TEST_P(Linear, PartsOfAWeightAreTheRowsOfTheWhole) {
   constexpr int64_t k = 67;
-  const Tensor plain = test::randn({101, k}, 1), x = test::randn({5, k}, 2);
-  const Weight whole = Weight::make(ctx_, plain, {.packed_dtype = GetParam()});
-  const Tensor y = linear(ctx_, x, whole);
+  const Tensor plain = test::randn({101, k}, 1), x = to_device(test::randn({5, k}, 2));
+  const Tensor y = linear(ctx(), x, make(plain));
   for (const int64_t cut : {64, 33}) {  // at a panel's edge and inside one
     const Weight parts = Weight::concat_rows(
-        ctx_, {plain.slice_rows(0, cut), plain.slice_rows(cut, 101)}, {.packed_dtype = GetParam()});
-    EXPECT_TRUE(test::same_bits(linear(ctx_, x, parts), y));
+        ctx(), {plain.slice_rows(0, cut), plain.slice_rows(cut, 101)}, {.packed_dtype = dtype()});
+    EXPECT_TRUE(same(linear(ctx(), x, parts), y));
   }
 }
 
 TEST_P(Linear, GradientsMatchComplexStep) {
   for (const auto& [m, n, k] : {cases::LinearCase{3, 5, 7}, cases::LinearCase{17, 35, 3}}) {
-    const Tensor dy = rounded(test::randn({m, n}, 4), GetParam());
-    Tensor x = rounded(test::randn({m, k}, 1), GetParam());
-    Tensor bias = test::randn({n}, 3), residual = test::randn({m, n}, 5);
-    Tensor plain = rounded(test::randn({n, k}, 2), GetParam());
+    const Tensor dy = rounded(test::randn({m, n}, 4), dtype());
+    const Tensor host_x = rounded(test::randn({m, k}, 1), dtype()), host_bias = test::randn({n}, 3);
+    Tensor x = to_device(host_x), bias = to_device(host_bias);
+    Tensor residual = to_device(test::randn({m, n}, 5));
+    Tensor plain = rounded(test::randn({n, k}, 2), dtype());
     Tape tape;
-    tape.watch(x);
-    tape.watch(plain);
-    tape.watch(bias);
-    tape.watch(residual);
-    Context recorded = ctx_.with_tape(&tape);
-    const WeightOptions options{.packed_dtype = GetParam(), .trainable = true};
-    const Weight w = Weight::make(ctx_, plain, options);
+    for (Tensor* leaf : {&x, &plain, &bias, &residual}) tape.watch(*leaf);
+    Context recorded = ctx().with_tape(&tape);
+    const std::vector<double> vdy = test::values(dy), vx = test::values(host_x),
+                              vw = test::values(plain), vb = test::values(host_bias);
+    const Weight w = make(plain, true);
     const Tensor y = linear(recorded, x, w, bias);
     const Tensor z = linear_residual(recorded, x, w, residual);
-    const std::vector<double> vdy = test::values(dy), vx = test::values(x),
-                              vw = test::values(plain), vb = test::values(bias);
-    tape.backward(ctx_, {y, z}, {dy, strided(dy, 2)});
+    tape.backward(ctx(), {y, z}, {to_device(dy), to_device(dy, 2)});
     const auto run = [&](const std::vector<Complex>& a, const std::vector<Complex>& b,
                          const std::vector<Complex>& c) {
       const auto one = test::dot(reference::linear(m, n, k, a, b, c), vdy);
@@ -139,67 +134,62 @@ TEST_P(Linear, GradientsMatchComplexStep) {
     };
     const auto cx = test::as<Complex>(vx), cw = test::as<Complex>(vw), cb = test::as<Complex>(vb);
     const double tol = test::tolerance(DType::kF32, m + n);
-    test::expect_close(tape.grad(x),
-                       test::complex_step(vx, [&](const auto& v) { return run(v, cw, cb); }), tol,
-                       "dx");
-    test::expect_close(tape.grad(plain),
-                       test::complex_step(vw, [&](const auto& v) { return run(cx, v, cb); }), tol,
-                       "dw");
-    test::expect_close(tape.grad(bias),
-                       test::complex_step(vb, [&](const auto& v) { return run(cx, cw, v); }), tol,
-                       "dbias");
-    test::expect_close(tape.grad(residual), vdy, 0.0001, "dresidual");
+    expect_near(tape.grad(x), test::complex_step(vx, [&](const auto& v) { return run(v, cw, cb); }),
+                tol, "dx");
+    expect_near(tape.grad(plain),
+                test::complex_step(vw, [&](const auto& v) { return run(cx, v, cb); }), tol, "dw");
+    expect_near(tape.grad(bias),
+                test::complex_step(vb, [&](const auto& v) { return run(cx, cw, v); }), tol,
+                "dbias");
+    EXPECT_EQ(read(tape.grad(residual)), vdy);
   }
 }
 
 TEST_P(Linear, AFrozenWeightStillGivesTheGradientOfItsInput) {
-  Tensor x = test::randn({4, 9}, 1);
+  Tensor x = to_device(test::randn({4, 9}, 1));
   const Tensor plain = test::randn({37, 9}, 2), dy = test::randn({4, 37}, 3);
   std::vector<Tensor> got;
   for (const bool trainable : {false, true}) {
     Tape tape;
     x.set_grad_id(0);
     tape.watch(x);
-    Context recorded = ctx_.with_tape(&tape);
-    const Weight w =
-        Weight::make(ctx_, plain, {.packed_dtype = GetParam(), .trainable = trainable});
-    tape.backward(ctx_, {linear(recorded, x, w)}, {dy});
+    Context recorded = ctx().with_tape(&tape);
+    tape.backward(ctx(), {linear(recorded, x, make(plain, trainable))}, {to_device(dy)});
     got.push_back(tape.grad(x));
   }
-  EXPECT_TRUE(test::same_bits(got[0], got[1]));
+  EXPECT_TRUE(same(got[0], got[1]));
 }
 
 TEST_P(Linear, GradientsDoNotDependOnThreads) {
   std::vector<Tensor> got;
   for (const int threads : {1, 2, 3}) {
-    Context ctx({.threads = threads});
-    Tensor x = test::randn({300, 70}, 1), plain = test::randn({90, 70}, 2);
+    Context other({.device = ctx().device(), .threads = threads});
+    Tensor x = to_device(test::randn({300, 70}, 1)), plain = test::randn({90, 70}, 2);
     Tape tape;
     tape.watch(x);
     tape.watch(plain);
-    Context recorded = ctx.with_tape(&tape);
-    const Weight w = Weight::make(ctx, plain, {.packed_dtype = GetParam(), .trainable = true});
-    tape.backward(ctx, {linear(recorded, x, w)}, {test::randn({300, 90}, 3)});
-    got.push_back(tape.grad(x));
-    got.push_back(tape.grad(plain));
+    Context recorded = other.with_tape(&tape);
+    const Weight w = Weight::make(other, plain, {.packed_dtype = dtype(), .trainable = true});
+    tape.backward(other, {linear(recorded, x, w)}, {to_device(test::randn({300, 90}, 3))});
+    got.push_back(to_host(tape.grad(x)));
+    got.push_back(to_host(tape.grad(plain)));
   }
   for (size_t i = 2; i < got.size(); ++i) EXPECT_TRUE(test::same_bits(got[i], got[i % 2]));
 }
 
 TEST_P(Linear, RepackFollowsThePlainMatrix) {
-  const Tensor x = test::randn({3, 10}, 1), plain = test::randn({40, 10}, 2);
-  const WeightOptions options{.packed_dtype = GetParam(), .trainable = true};
-  Weight w = Weight::make(ctx_, test::randn({40, 10}, 3), options);
-  std::copy_n(plain.f32(), plain.count(), w.plain().f32());
-  w.repack(ctx_);
-  const Weight fresh = Weight::make(ctx_, plain, options);
-  EXPECT_TRUE(test::same_bits(linear(ctx_, x, w), linear(ctx_, x, fresh)));
-  const Tensor turned = w.packed_transpose(ctx_), want = fresh.packed_transpose(ctx_);
+  const Tensor x = to_device(test::randn({3, 10}, 1)), plain = test::randn({40, 10}, 2);
+  Weight w = make(test::randn({40, 10}, 3), true);
+  ctx().api().copy_from_host(w.plain().raw(), plain.raw(), plain.bytes());
+  w.repack(ctx());
+  const Weight fresh = make(plain, true);
+  EXPECT_TRUE(same(linear(ctx(), x, w), linear(ctx(), x, fresh)));
+  const Tensor turned = to_host(w.packed_transpose(ctx()));
+  const Tensor want = to_host(fresh.packed_transpose(ctx()));
   EXPECT_EQ(std::memcmp(turned.raw(), want.raw(), want.bytes()), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, Linear, ::testing::Values(DType::kF32, DType::kBF16),
-                         [](const auto& dtype) { return std::string(to_string(dtype.param)); });
+INSTANTIATE_TEST_SUITE_P(Devices, Linear, test::kDevicesAndDTypes, test::device_and_dtype_name);
 
 TEST(Weight, SourcesOfEveryDTypeKeepTheirValues) {
   Context ctx({.threads = 2});

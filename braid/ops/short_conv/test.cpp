@@ -9,7 +9,7 @@
 #include "braid/ops/short_conv/cases.h"
 #include "braid/ops/short_conv/reference.h"
 #include "braid/ops/short_conv/short_conv.h"
-#include "tests/support/numeric.h"
+#include "tests/support/device.h"
 
 namespace braid {
 namespace {
@@ -25,7 +25,7 @@ Problem make_problem(const ShortConvCase& c, uint64_t seed) {
   Problem p;
   for (const int64_t length : c.lengths) p.batch.add(length);
   const int64_t tokens = p.batch.tokens();
-  p.x = test::randn({tokens, c.channels + 3}, seed).slice_columns(2, c.channels + 2);
+  p.x = test::randn({tokens, c.channels}, seed);
   p.w = test::randn({c.channels, c.width}, seed + 1);
   p.bias = test::randn({c.channels}, seed + 2);
   p.initial = test::randn({p.batch.sequences(), c.width - 1, c.channels}, seed + 3);
@@ -42,17 +42,28 @@ Tensor rows_of_sequence(const Tensor& x, const SequenceBatch& batch, int64_t s) 
   return x.slice_rows(batch.offsets[i], batch.offsets[i + 1]);
 }
 
-Context make_context(int threads = 2) { return Context({.threads = threads, .poison = true}); }
+class ShortConv : public test::DeviceTest {
+ protected:
+  Context with_threads(int threads) {
+    return Context({.device = ctx().device(), .threads = threads, .poison = true});
+  }
+  // The rows of x lie apart.
+  Problem on_device(const Problem& p) {
+    return {to_device(p.x, 3), to_device(p.w), to_device(p.bias), to_device(p.initial), p.batch};
+  }
+  std::vector<Tensor> gradients_of(Context& base, const Problem& host, bool silu, const Tensor& dy,
+                                   const Tensor& d_final);
+};
 
-TEST(ShortConv, MatchesTheReference) {
+TEST_P(ShortConv, MatchesTheReference) {
   uint64_t seed = 1;
   for (const ShortConvCase& c : short_conv_test_cases()) {
     for (const bool bare : {false, true}) {
       Problem p = make_problem(c, seed += 10);
       if (bare) p.bias = p.initial = Tensor();
-      Context ctx = make_context();
+      const Problem q = on_device(p);
       const ShortConvResult got =
-          short_conv(ctx, p.x, p.w, p.bias, p.initial, p.batch, {.silu = !bare});
+          short_conv(ctx(), q.x, q.w, q.bias, q.initial, q.batch, {.silu = !bare});
       std::vector<double> want, states;
       for (int64_t s = 0; s < p.batch.sequences(); ++s) {
         auto state = bare ? std::vector<double>{} : get<double>(p.initial.slice_rows(s, s + 1));
@@ -62,62 +73,60 @@ TEST(ShortConv, MatchesTheReference) {
         want.insert(want.end(), y.begin(), y.end());
         states.insert(states.end(), state.begin(), state.end());
       }
-      test::expect_close(got.y, want, test::tolerance(DType::kF32, c.width), "y");
-      EXPECT_EQ(test::values(got.final_state), states);
+      expect_near(got.y, want, test::tolerance(DType::kF32, c.width), "y");
+      EXPECT_EQ(read(got.final_state), states);
     }
   }
 }
 
-TEST(ShortConv, BitsDependOnNeitherCutsNorThreads) {
+TEST_P(ShortConv, BitsDependOnNeitherCutsNorThreads) {
+  Context one = with_threads(1), three = with_threads(3);
   for (const ShortConvCase& c : short_conv_test_cases()) {
-    const Problem p = make_problem(c, 7);
-    Context one = make_context(1), three = make_context(3);
+    const Problem p = on_device(make_problem(c, 7));
     const ShortConvResult want =
         short_conv(one, p.x, p.w, p.bias, p.initial, p.batch, {.silu = true});
-    EXPECT_TRUE(test::same_bits(
-        short_conv(three, p.x, p.w, p.bias, p.initial, p.batch, {.silu = true}).y, want.y));
+    EXPECT_TRUE(
+        same(short_conv(three, p.x, p.w, p.bias, p.initial, p.batch, {.silu = true}).y, want.y));
     for (int64_t s = 0; s < p.batch.sequences(); ++s) {
       const Tensor x = rows_of_sequence(p.x, p.batch, s);
       const Tensor y = rows_of_sequence(want.y, p.batch, s);
       for (const int64_t piece : {1, 2, 5}) {
-        const Tensor initial = p.initial.slice_rows(s, s + 1);
-        std::vector<float> state(initial.f32(), initial.f32() + initial.count());
-        float* const states[] = {state.data()};
+        const Tensor state = to_device(to_host(p.initial.slice_rows(s, s + 1)));
+        float* const states[] = {state.f32()};
         for (int64_t t = 0; t < x.rows(); t += piece) {
           const int64_t end = std::min(x.rows(), t + piece);
           const Tensor part =
               short_conv_in_place(three, x.slice_rows(t, end), p.w, p.bias, states,
                                   SequenceBatch::single(end - t, t), {.silu = true});
-          ASSERT_TRUE(test::same_bits(part, y.slice_rows(t, end)));
+          ASSERT_TRUE(same(part, y.slice_rows(t, end)));
         }
-        EXPECT_TRUE(test::same_bits(host_tensor(state, initial.shape()),
-                                    want.final_state.slice_rows(s, s + 1)));
+        EXPECT_TRUE(same(state, want.final_state.slice_rows(s, s + 1)));
       }
     }
   }
 }
 
-std::vector<Tensor> gradients_of(Context& base, Problem p, bool silu, const Tensor& dy,
-                                 const Tensor& d_final) {
+std::vector<Tensor> ShortConv::gradients_of(Context& base, const Problem& host, bool silu,
+                                            const Tensor& dy, const Tensor& d_final) {
+  Problem p = on_device(host);
   Tape tape;
-  Context ctx = base.with_tape(&tape);
+  Context recorded = base.with_tape(&tape);
   Tensor* const leaves[] = {&p.x, &p.w, &p.bias, &p.initial};
   for (Tensor* leaf : leaves) tape.watch(*leaf);
-  const auto out = short_conv(ctx, p.x, p.w, p.bias, p.initial, p.batch, {.silu = silu});
-  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
+  const auto out = short_conv(recorded, p.x, p.w, p.bias, p.initial, p.batch, {.silu = silu});
+  tape.backward(base, {out.y, out.final_state}, {to_device(dy, 1), to_device(d_final)});
   std::vector<Tensor> grads;
-  for (const Tensor* leaf : leaves) grads.push_back(tape.grad(*leaf));
+  for (const Tensor* leaf : leaves) grads.push_back(to_host(tape.grad(*leaf)));
   return grads;
 }
 
-TEST(ShortConv, GradientsMatchComplexStep) {
-  const ShortConvCase cases[] = {{{1}, 3, 4}, {{9}, 5, 4}, {{3, 0, 6}, 2, 3}};
+TEST_P(ShortConv, GradientsMatchComplexStep) {
+  const ShortConvCase cases[] = {{{1}, 3, 4}, {{9}, 5, 4}, {{3, 0, 6}, 2, 3}, {{70, 1, 60}, 2, 6}};
   for (const ShortConvCase& c : cases) {
     for (const bool silu : {false, true}) {
       const Problem p = make_problem(c, 11);
       const Tensor dy = test::randn(p.x.shape(), 12), d_final = test::randn(p.initial.shape(), 13);
-      Context ctx = make_context();
-      const auto got = gradients_of(ctx, p, silu, dy, d_final);
+      const auto got = gradients_of(ctx(), p, silu, dy, d_final);
       for (size_t which = 0; which < 4; ++which) {
         std::vector<Complex> fields[] = {get<Complex>(p.x), get<Complex>(p.w), get<Complex>(p.bias),
                                          get<Complex>(p.initial)};
@@ -150,22 +159,23 @@ TEST(ShortConv, GradientsMatchComplexStep) {
   }
 }
 
-TEST(ShortConv, GradientsDoNotDependOnThreads) {
+TEST_P(ShortConv, GradientsDoNotDependOnThreads) {
   const Problem p = make_problem({{40, 3, 80}, 300, 4}, 17);
   const Tensor dy = test::randn(p.x.shape(), 18), d_final = test::randn(p.initial.shape(), 19);
-  Context one = make_context(1), three = make_context(3);
+  Context one = with_threads(1), three = with_threads(3);
   const auto want = gradients_of(one, p, true, dy, d_final);
   const auto got = gradients_of(three, p, true, dy, d_final);
   for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(test::same_bits(got[i], want[i])) << i;
 }
 
-TEST(ShortConv, RefusesWrongShapes) {
-  const Problem p = make_problem({{4}, 6, 4}, 1);
-  Context ctx = make_context();
-  EXPECT_THROW(short_conv(ctx, p.x, p.bias, {}, {}, p.batch), Error);
-  EXPECT_THROW(short_conv(ctx, p.x, p.w, {}, {}, SequenceBatch::single(5)), Error);
-  EXPECT_THROW(short_conv_in_place(ctx, p.x, p.w, {}, {}, p.batch), Error);
+TEST_P(ShortConv, RefusesWrongShapes) {
+  const Problem p = on_device(make_problem({{4}, 6, 4}, 1));
+  EXPECT_THROW(short_conv(ctx(), p.x, p.bias, {}, {}, p.batch), Error);
+  EXPECT_THROW(short_conv(ctx(), p.x, p.w, {}, {}, SequenceBatch::single(5)), Error);
+  EXPECT_THROW(short_conv_in_place(ctx(), p.x, p.w, {}, {}, p.batch), Error);
 }
+
+INSTANTIATE_TEST_SUITE_P(Devices, ShortConv, test::kDevices, test::device_name);
 
 }  // namespace
 }  // namespace braid

@@ -54,18 +54,12 @@ std::string apply(const ReplaceText& step, std::string text) {
 std::string apply(const ReplacePattern& step, std::string text) {
   Regex::Search search(step.from);
   std::string out;
-  size_t done = 0, at = 0;
-  while (at <= text.size()) {
-    const std::optional<Range> match = search.next(text, at);
-    if (!match) break;
-    out.append(text, done, match->begin - done);
+  size_t done = 0;
+  search.for_each(text, [&](const Range& match) {
+    out.append(text, done, match.begin - done);
     out += step.to;
-    done = at = match->end;
-    if (match->begin == match->end) {  // step over one character, which stays
-      if (at == text.size()) break;
-      at += sequence_length(static_cast<unsigned char>(text[at]));
-    }
-  }
+    done = match.end;
+  });
   out.append(text, done);
   return out;
 }

@@ -37,18 +37,12 @@ void split_word(const Split& step, Regex::Search& search, const std::string& tex
     append_part(parts, {{word.begin + begin, word.begin + end}, is_match != step.invert},
                 step.behavior);
   };
-  size_t done = 0, at = 0;
-  while (at <= subject.size()) {
-    const std::optional<Range> match = search.next(subject, at);
-    if (!match) break;
-    if (match->begin > done) add(done, match->begin, false);
-    add(match->begin, match->end, true);
-    done = at = match->end;
-    if (match->begin == match->end) {
-      if (at == subject.size()) break;
-      at += sequence_length(static_cast<unsigned char>(subject[at]));
-    }
-  }
+  size_t done = 0;
+  search.for_each(subject, [&](const Range& match) {
+    if (match.begin > done) add(done, match.begin, false);
+    add(match.begin, match.end, true);
+    done = match.end;
+  });
   if (done < subject.size()) add(done, subject.size(), false);
   for (const Part& part : parts) {
     const bool removed = step.behavior == SplitBehavior::kRemoved && part.is_match;

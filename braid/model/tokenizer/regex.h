@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "braid/model/tokenizer/utf8.h"
+
 namespace braid::tok {
 
 struct Range {
@@ -31,6 +33,25 @@ class Regex {
     /// The first match at or after `offset` of well-formed `text`. Throws Error(kResource) when
     /// the pattern backtracks beyond a fixed limit.
     std::optional<Range> next(std::string_view text, size_t offset);
+    /// Calls visit(Range) for all matches in order. None overlaps another, and an empty one does
+    /// not come right after another.
+    template <class Visit>
+    void for_each(std::string_view text, const Visit& visit) {
+      size_t at = 0;
+      std::optional<size_t> last_end;
+      while (at <= text.size()) {
+        const std::optional<Range> match = next(text, at);
+        if (!match) break;
+        at = match->end;
+        const bool empty = match->begin == match->end;
+        if (!empty || match->end != last_end) visit(*match);
+        last_end = match->end;
+        if (empty) {
+          if (at == text.size()) break;
+          at += sequence_length(static_cast<unsigned char>(text[at]));
+        }
+      }
+    }
 
    private:
     struct Memory;

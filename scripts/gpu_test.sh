@@ -2,29 +2,30 @@
 # Builds the ops that have CUDA kernels, runs their tests on this machine's GPU and prints what the
 # kernels reach.
 #
-#   scripts/gpu_test.sh [PREFIX]
+#   scripts/gpu_test.sh [PREFIX [CMAKE_OPTION...]]
 #
-# PREFIX is a folder made by scripts/dependency_prefix.sh; without it the system's packages are used.
+# PREFIX is a folder made by scripts/dependency_prefix.sh, or '' for the system's packages.
 # Exits with an error if anything does not build, if a test fails, or if there is no GPU.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-options=(-DBRAID_CUDA=ON -DBRAID_DEV=ON -DBRAID_TOOLS=OFF -DBRAID_BENCH=OFF -DBRAID_INSTALL=OFF)
-if [[ $# -gt 0 ]]; then
+options=(-DBRAID_CUDA=ON -DBRAID_TOOLS=OFF -DBRAID_BENCH=OFF -DBRAID_INSTALL=OFF)
+if [[ -n ${1:-} ]]; then
   prefix=$(cd "$1" && pwd)
   options+=("-DCMAKE_PREFIX_PATH=$prefix/usr" "-DPKG_CONFIG_EXECUTABLE=$prefix/bin/pkg-config")
 fi
+options+=("${@:2}")
 tests=()
 for kernel in braid/ops/*/cuda.cu; do
   op=$(basename "$(dirname "$kernel")")
   tests+=("op_${op}_test")
 done
 
-cmake -S . -B build-cuda -G Ninja "${options[@]}" > build-cuda.log 2>&1 || {
-  cat build-cuda.log
+mkdir -p build-cuda
+cmake -S . -B build-cuda -G Ninja "${options[@]}" > build-cuda/configure.log 2>&1 || {
+  cat build-cuda/configure.log
   exit 1
 }
-rm build-cuda.log
 cmake --build build-cuda --target "${tests[@]}" cuda_timing
 
 failed=()

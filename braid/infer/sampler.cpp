@@ -18,16 +18,19 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), rng_(option
 int32_t Sampler::sample(std::span<const float> logits) {
   size_t best = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
-    check(!std::isnan(logits[i]), ErrorKind::kFormat, "sampler: the logit of token {} is NaN", i);
+    check(logits[i] < INFINITY, ErrorKind::kFormat,  // false for NaN as well
+          "sampler: the logit of token {} is {}, want a number", i, logits[i]);
     if (logits[i] > logits[best]) best = i;
   }
+  check(!logits.empty() && logits[best] > -INFINITY, ErrorKind::kFormat,
+        "sampler: no token of {} has a logit above -inf", logits.size());
   if (options_.temperature == 0) return static_cast<int32_t>(best);
 
   // Weights relative to the largest; sorted only as far as a filter needs.
-  const double scale = 1.0 / options_.temperature;
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) {
-    const double w = std::exp((static_cast<double>(logits[i]) - logits[best]) * scale);
+    const double below = static_cast<double>(logits[i]) - logits[best];
+    const double w = std::exp(below / options_.temperature);
     candidates_.emplace_back(static_cast<float>(w), static_cast<int32_t>(i));
   }
   const auto likelier = [](const auto& a, const auto& b) {
@@ -55,7 +58,7 @@ int32_t Sampler::sample(std::span<const float> logits) {
     point -= w;
     if (point < 0) return id;
   }
-  return candidates_.back().second;
+  return static_cast<int32_t>(best);  // rounding used up the mass
 }
 
 }  // namespace braid

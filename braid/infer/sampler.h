@@ -22,7 +22,8 @@ class Sampler {
   /// Throws Error(kUsage) for a temperature < 0, top_p outside (0, 1] or top_k < 0.
   explicit Sampler(const SamplerOptions& options);
 
-  /// logits (V). Throws Error(kFormat) if one is NaN.
+  /// logits (V), -inf for a token that cannot be drawn. Throws Error(kFormat) if one is NaN or +inf
+  /// or all are -inf.
   int32_t sample(std::span<const float> logits);
 
  private:

@@ -39,12 +39,16 @@ void Session::append(Context& ctx, std::span<const int32_t> tokens) {
     check(0 <= token && token < vocab, "session: token {}, want 0..{}", token, vocab - 1);
   }
   // Pieces end on multiples of the piece length, counted from the start of the sequence. With
-  // rollback, the piece that holds the oldest token to return to also ends there.
+  // rollback they also end on every mark from the youngest that the oldest token to return to
+  // needs.
   const int64_t end = position() + static_cast<int64_t>(tokens.size());
   const int64_t mark_at = (end - options_.rollback_tokens) / kMarkEvery * kMarkEvery;
   while (!tokens.empty()) {
     int64_t stop = (position() / options_.piece + 1) * options_.piece;
-    if (options_.rollback_tokens > 0 && position() < mark_at) stop = std::min(stop, mark_at);
+    if (options_.rollback_tokens > 0) {
+      const int64_t next_mark = (position() / kMarkEvery + 1) * kMarkEvery;
+      stop = std::min(stop, std::max(next_mark, mark_at));
+    }
     const int64_t n = std::min(stop, end) - position();
     read(ctx, tokens.first(static_cast<size_t>(n)));
     tokens = tokens.subspan(static_cast<size_t>(n));
@@ -105,8 +109,8 @@ void Session::rollback(Context& ctx, int64_t tokens) {
   auto mark = std::find_if(marks_.rbegin(), marks_.rend(),
                            [&](const Mark& m) { return m.state.position <= target; });
   check(mark != marks_.rend(),
-        "session: rollback of {} tokens, want at most the {} read since it was made or loaded",
-        tokens, marks_.empty() ? 0 : position() - marks_.front().state.position);
+        "session: rollback of {} tokens, want at most the {} that it still remembers", tokens,
+        position() - marks_.front().state.position);
   const int64_t from = mark->state.position;
   // Tokens from the mark to the target are read again; the same bits follow, by the law of forms.
   std::vector<int32_t> again(recent_.end() - (position() - from), recent_.end() - tokens);

@@ -43,8 +43,9 @@ class Session {
 
   Session fork() const { return *this; }
 
-  /// Forgets the last `tokens` tokens. Throws Error(kUsage) beyond `rollback_tokens` or what has
-  /// been read since the session was made or loaded.
+  /// Forgets the last `tokens` tokens. Throws Error(kUsage), and changes nothing, beyond
+  /// `rollback_tokens` or what has been read since the session was made or loaded. Several in a row
+  /// reach `rollback_tokens` behind the furthest position.
   void rollback(Context& ctx, int64_t tokens);
 
   /// Written atomically; safetensors with the format version and the model's fingerprint.

@@ -1,7 +1,8 @@
 // The session file: safetensors with the tensors
 //   logits                         (V) float32, absent before the first token
 //   sublayers.I.SLOT.BLOCK         one per block of a state slot, pages first to last
-// and the metadata format, version, fingerprint, position, hash.
+// and the metadata format, version, fingerprint, position, hash, seal. Where no slot grows, nothing
+// but the seal tells a position that is not the state's own.
 
 #include <charconv>
 
@@ -30,6 +31,25 @@ uint64_t metadata_number(const SafetensorsFile& file, const std::string& key, in
   return value;
 }
 
+// FNV-1a over the numbers that say which state this is.
+uint64_t seal(uint64_t fingerprint, uint64_t position, uint64_t hash) {
+  uint64_t value = 0xcbf29ce484222325u;
+  for (const uint64_t number : {kVersion, fingerprint, position, hash}) {
+    for (int shift = 0; shift < 64; shift += 8) {
+      value = (value ^ ((number >> shift) & 0xffu)) * 0x100000001b3u;
+    }
+  }
+  return value;
+}
+
+Tensor read_block(const SafetensorsFile& file, const std::string& name, const SlotSpec& slot) {
+  const Tensor block = file.tensor(
+      name, slot.kind == SlotKind::kFixed ? slot.shape : Shape{kPageTokens * slot.shape.count()});
+  check(block.dtype() == slot.dtype, ErrorKind::kFormat, "{}: tensor {} is {}, want {}",
+        file.path().string(), name, to_string(block.dtype()), to_string(slot.dtype));
+  return block;
+}
+
 }  // namespace
 
 void Session::save(const Context& ctx, const std::filesystem::path& path) const {
@@ -46,12 +66,14 @@ void Session::save(const Context& ctx, const std::filesystem::path& path) const 
       }
     }
   }
+  const auto position_number = static_cast<uint64_t>(position());
   save_safetensors(path, tensors,
                    {{"format", std::string(kFormat)},
                     {"version", std::to_string(kVersion)},
                     {"fingerprint", fmt::format("{:016x}", fingerprint_)},
-                    {"position", std::to_string(position())},
-                    {"hash", fmt::format("{:016x}", hash_)}});
+                    {"position", std::to_string(position_number)},
+                    {"hash", fmt::format("{:016x}", hash_)},
+                    {"seal", fmt::format("{:016x}", seal(fingerprint_, position_number, hash_))}});
 }
 
 void Session::load(const std::filesystem::path& path) {
@@ -75,27 +97,26 @@ void Session::load(const std::filesystem::path& path) {
   // Everything is read and checked before anything of this session changes.
   State state = state_;
   const auto& specs = state.specs();
-  const size_t tensors = file.names().size();
+  const auto tensors = static_cast<int64_t>(file.names().size());
+  int64_t used = position > 0 ? 1 : 0;  // the logits
   std::vector<std::vector<std::vector<Tensor>>> blocks(specs.size());
   for (size_t i = 0; i < specs.size(); ++i) {
     blocks[i].resize(specs[i].size());
     for (size_t j = 0; j < specs[i].size(); ++j) {
       const SlotSpec& slot = specs[i][j];
       const int64_t wanted = state.blocks_wanted(i, j, static_cast<int64_t>(position));
-      check(wanted <= static_cast<int64_t>(tensors), ErrorKind::kFormat,
+      used += wanted;
+      check(wanted <= tensors, ErrorKind::kFormat,
             "{}: {} tensors, want {} for slot {} of sublayer {}", name, tensors, wanted, slot.name,
             i);
       for (int64_t b = 0; b < wanted; ++b) {
-        const Tensor block = file.tensor(
-            block_name(i, slot, j, static_cast<size_t>(b)),
-            slot.kind == SlotKind::kFixed ? slot.shape : Shape{kPageTokens * slot.shape.count()});
-        check(block.dtype() == slot.dtype, ErrorKind::kFormat,
-              "{}: slot {} of sublayer {} is {}, want {}", name, slot.name, i,
-              to_string(block.dtype()), to_string(slot.dtype));
-        blocks[i][j].push_back(block);
+        const std::string block = block_name(i, slot, j, static_cast<size_t>(b));
+        blocks[i][j].push_back(read_block(file, block, slot));
       }
     }
   }
+  check(used == tensors, ErrorKind::kFormat, "{}: {} tensors, want {} at position {}", name,
+        tensors, used, position);
   std::vector<float> logits;
   if (position > 0) {
     const Tensor stored = file.tensor("logits", {stack_->config().vocab});
@@ -103,6 +124,9 @@ void Session::load(const std::filesystem::path& path) {
           to_string(stored.dtype()));
     logits.assign(stored.f32(), stored.f32() + stored.count());
   }
+  check(metadata_number(file, "seal", 16) == seal(fingerprint, position, hash), ErrorKind::kFormat,
+        "{}: session position {} and hash {:016x} are not those it was saved with", name, position,
+        hash);
   state.load(static_cast<int64_t>(position), blocks);
   state_ = std::move(state);
   logits_ = std::move(logits);

@@ -82,6 +82,14 @@ void release_mapped_pages(const Tensor& tensor) {
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  // Renaming over a device or a pipe would replace it, and over a link would cut it.
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path_, ignored);
+  check(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status),
+        ErrorKind::kIo, "cannot write {}: not a regular file", path_.string());
+  if (std::filesystem::is_symlink(path_, ignored)) {
+    path_ = std::filesystem::weakly_canonical(path_);
+  }
   temporary_ = path_;
   temporary_ += ".tmp" + std::to_string(::getpid());
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);

@@ -8,7 +8,13 @@ function(braid_compile_options target)
       $<$<COMPILE_LANGUAGE:CXX>:${BRAID_WARNINGS};-Werror>
       $<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>)
   endif()
-  if(BRAID_SANITIZE)
+  # Fuzzing is about the readers of files: instrumented kernels would take many times as long to
+  # compile, and most of the edges the fuzzer counts would be theirs.
+  set(kernels FALSE)
+  if(BRAID_FUZZ AND target MATCHES "^braid_(simd|ops)$")
+    set(kernels TRUE)
+  endif()
+  if(BRAID_SANITIZE AND NOT kernels)
     target_compile_options(${target} PRIVATE
       -fsanitize=${BRAID_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
     target_link_options(${target} PRIVATE -fsanitize=${BRAID_SANITIZE})

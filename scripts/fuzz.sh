@@ -18,7 +18,8 @@ fi
 targets=
 for name in "$@"; do targets="$targets fuzz_$name"; done
 cmake -S "$root" -B "$build" -G Ninja -DCMAKE_CXX_COMPILER="${CLANG:-clang++}" \
-  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBRAID_FUZZ=ON -DBRAID_TESTS=OFF -DBRAID_BENCH=OFF \
+  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -gline-tables-only" \
+  -DBRAID_FUZZ=ON -DBRAID_TESTS=OFF -DBRAID_BENCH=OFF \
   -DBRAID_TOOLS=OFF -DBRAID_INSTALL=OFF -DBRAID_SANITIZE=fuzzer-no-link,address,undefined >/dev/null
 # shellcheck disable=SC2086  # a list of words
 ninja -C "$build" -j"${JOBS:-2}" $targets

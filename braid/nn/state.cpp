@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cassert>
 
+#include "braid/core/device_storage.h"
+
 namespace braid {
 namespace {
 
@@ -24,16 +26,6 @@ size_t bytes_of_block(const SlotSpec& spec) {
       spec.kind == SlotKind::kFixed ? spec.shape.count() : spec.shape.count() * kPageTokens;
   return static_cast<size_t>(elements) * size_of(spec.dtype);
 }
-
-class DeviceStorage final : public Storage {
- public:
-  DeviceStorage(std::shared_ptr<DeviceApi> api, size_t bytes)
-      : Storage(api->allocate(bytes), bytes, api->device()), api_(std::move(api)) {}
-  ~DeviceStorage() override { api_->deallocate(data(), bytes()); }
-
- private:
-  std::shared_ptr<DeviceApi> api_;
-};
 
 }  // namespace
 

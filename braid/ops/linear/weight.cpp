@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "braid/core/device_storage.h"
 #include "braid/core/file.h"
 #include "braid/core/kernel.h"
 
@@ -13,16 +14,6 @@ namespace braid {
 namespace {
 
 // Weights live as long as the model and are sized exactly, so they do not come from the arena.
-class DeviceStorage final : public Storage {
- public:
-  DeviceStorage(std::shared_ptr<DeviceApi> api, size_t bytes)
-      : Storage(api->allocate(bytes), bytes, api->device()), api_(std::move(api)) {}
-  ~DeviceStorage() override { api_->deallocate(data(), bytes()); }
-
- private:
-  std::shared_ptr<DeviceApi> api_;
-};
-
 Tensor allocate(Context& ctx, Shape shape, DType dtype) {
   const size_t bytes = static_cast<size_t>(shape.count()) * size_of(dtype);
   return Tensor(std::make_shared<DeviceStorage>(ctx.shared_api(), bytes), 0, shape, dtype,

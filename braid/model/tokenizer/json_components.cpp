@@ -150,8 +150,9 @@ void parse_pre_tokenizer_step(const json& object, PreTokenizerSpec& out) {
     const bool individual = fields.boolean("individual_digits", false);
     steps.add(Split{Regex(R"(\p{N})"),
                     individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
-  } else if (type == "Whitespace") {
-    steps.add(Split{Regex(R"(\w+|[^\w\s]+)"), SplitBehavior::kRemoved, /*invert=*/true});
+  } else if (type == "Whitespace") {  // joiners are word characters here
+    steps.add(Split{Regex(R"([\w\x{200C}\x{200D}]+|[^\w\x{200C}\x{200D}\s]+)"),
+                    SplitBehavior::kRemoved, /*invert=*/true});
   } else if (type == "WhitespaceSplit") {
     steps.add(Split{Regex(R"(\s)"), SplitBehavior::kRemoved});
   } else if (type == "Punctuation") {

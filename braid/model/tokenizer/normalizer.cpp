@@ -97,8 +97,7 @@ std::string apply(const StripAccents&, std::string text) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     const size_t begin = i;
-    const auto c = static_cast<utf8proc_int32_t>(next_code_point(text, i));
-    if (utf8proc_category(c) != UTF8PROC_CATEGORY_MN) out.append(text, begin, i - begin);
+    if (!is_mark(next_code_point(text, i))) out.append(text, begin, i - begin);
   }
   return out;
 }

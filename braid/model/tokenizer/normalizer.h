@@ -24,7 +24,7 @@ struct StripSpace {
   bool left = true, right = true;
 };
 struct Lowercase {};     // full mapping of each code point, without context
-struct StripAccents {};  // removes nonspacing marks; the text is decomposed before
+struct StripAccents {};  // removes all marks; the text is decomposed before
 
 using NormalizerStep = std::variant<UnicodeForm, Prepend, ReplaceText, ReplacePattern, StripSpace,
                                     Lowercase, StripAccents>;

@@ -21,7 +21,10 @@ uint32_t backtracks_max(size_t text_bytes) {
 
 constexpr std::string_view kSpace =
     R"(\t-\r\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
-constexpr std::string_view kWord = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc})";
+// Alphabetic (circled letters are symbols that are), marks, decimal digits, connectors.
+constexpr std::string_view kWord =
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149})"
+    R"(\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})";
 
 std::string reason(int code) {
   std::array<PCRE2_UCHAR, 256> text{};

@@ -21,7 +21,8 @@ void append_code_point(uint32_t code_point, std::string& out);
 
 /// The White_Space property.
 bool is_space(uint32_t code_point);
-/// Letters, marks, decimal digits, letter numbers and connectors: `\w`.
+bool is_mark(uint32_t code_point);
+/// Alphabetic, marks, decimal digits, connectors and joiners: `\w` of Unicode UTS #18.
 bool is_word(uint32_t code_point);
 
 /// Turns a stream of bytes into well-formed UTF-8: an incomplete character is held until its last

@@ -25,6 +25,13 @@ const Tokenizer& Model::tokenizer() const {
   return *tokenizer_;
 }
 
+Session Model::session(const Context& ctx, SessionOptions options) const {
+  if (tokenizer_ != nullptr && options.drawn_vocab == 0) {
+    options.drawn_vocab = tokenizer_->vocab_size();
+  }
+  return Session(*stack_, fingerprint_, ctx, options);
+}
+
 bool Model::ends(int32_t token) const {
   const auto& eos = config().eos;
   return std::find(eos.begin(), eos.end(), token) != eos.end();

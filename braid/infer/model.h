@@ -27,9 +27,8 @@ class Model {
   /// Throws Error(kFormat) where the directory has none.
   const Tokenizer& tokenizer() const;
 
-  Session session(const Context& ctx, const SessionOptions& options = {}) const {
-    return Session(*stack_, fingerprint_, ctx, options);
-  }
+  /// A fresh conversation. Draws only ids that the tokenizer knows, if there is one.
+  Session session(const Context& ctx, SessionOptions options = {}) const;
   bool ends(int32_t token) const;  // one of the end-of-sequence ids
 
  private:

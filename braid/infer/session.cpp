@@ -89,10 +89,11 @@ int64_t Session::generate(Context& ctx, Sampler& sampler, int64_t max_tokens,
                           const std::function<bool(int32_t)>& on_token) {
   check(max_tokens <= 0 || !logits_.empty(),
         "session: nothing has been read yet, want at least one token to continue from");
-  // Ids past the real vocabulary exist only as padding of the matrix and are never drawn.
   int64_t made = 0;
   while (made < max_tokens) {
-    const int32_t token = sampler.sample(logits_);
+    const std::span<const float> all = logits_;
+    const auto drawn = static_cast<size_t>(options_.drawn_vocab);
+    const int32_t token = sampler.sample(drawn > 0 && drawn < all.size() ? all.first(drawn) : all);
     const bool go_on = on_token(token);
     ++made;
     read(ctx, std::span(&token, 1));

@@ -19,6 +19,8 @@ struct SessionOptions {
   /// How far `rollback` can go, up to 16. More than 0 costs a copy of the fixed state every 16
   /// tokens.
   int64_t rollback_tokens = 0;
+  /// Ids at or above this are padding of the matrix and never drawn; 0: there are none.
+  int64_t drawn_vocab = 0;
 };
 
 /// One sequence in conversation with a model: the state after the tokens read so far, the logits

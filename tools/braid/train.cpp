@@ -55,6 +55,19 @@ ModelConfig model_config(const TrainFlags& flags, const Tokenizer& tokenizer) {
   return config;
 }
 
+// What --stack and --width say is usage, wherever it is refused.
+std::unique_ptr<Stack> build_stack(const TrainFlags& flags, const Tokenizer& tokenizer) {
+  try {
+    return std::make_unique<Stack>(model_config(flags, tokenizer),
+                                   StackOptions{.trainable = true,
+                                                .matrix_dtype = parse_dtype(flags.compute),
+                                                .recompute = flags.recompute});
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kUsage) throw UsageError(error.what());
+    throw;
+  }
+}
+
 // What the model directory carries as its tokenizer.json.
 std::string tokenizer_file(const fs::path& tokenizer) {
   if (tokenizer == "bytes") return byte_tokenizer_json();
@@ -95,10 +108,9 @@ void train(TrainFlags& flags) {
 
   Context ctx = flags.device.context(flags.seed);
   const auto tokenizer = Tokenizer::load(flags.tokenizer);
-  const ModelConfig config = model_config(flags, *tokenizer);
-  Stack stack(config, {.trainable = true,
-                       .matrix_dtype = parse_dtype(flags.compute),
-                       .recompute = flags.recompute});
+  const std::unique_ptr<Stack> built = build_stack(flags, *tokenizer);
+  Stack& stack = *built;
+  const ModelConfig& config = stack.config();
 
   RunDirectory directory(flags.out, {.dtype = parse_dtype(flags.dtype),
                                      .keep = flags.keep,
@@ -183,7 +195,7 @@ void add_optimizer_options(CLI::App& command, TrainFlags& flags) {
   command.add_option("--steps", flags.trainer.schedule.steps, "optimiser steps of the whole run")
       ->check(CLI::PositiveNumber);
   const auto number = [&](const char* name, double& value, const char* help) {
-    command.add_option(name, value, help)->check(CLI::NonNegativeNumber)->capture_default_str();
+    command.add_option(name, value, help)->check(CLI::Range(0.0, 1e6))->capture_default_str();
   };
   const auto fraction = [&](const char* name, double& value, const char* help) {
     command.add_option(name, value, help)->check(CLI::Range(0.0, 0.999999))->capture_default_str();

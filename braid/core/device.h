@@ -20,8 +20,9 @@ std::string to_string(Device device);
 /// "cpu", "cuda" or "cuda:1"; anything else is refused.
 Device parse_device(std::string_view text);
 
-/// What the engine needs of a device beside kernels: memory, copies, one ordered stream. Kernels
-/// reach `stream()` through Context; nothing above the ops calls a device by name.
+/// What the engine needs of a device beside kernels: memory, copies, one ordered stream, which all
+/// users of the device share, so that a tensor may pass from one context to another. Kernels reach
+/// `stream()` through Context; nothing above the ops calls a device by name.
 class DeviceApi {
  public:
   virtual ~DeviceApi() = default;

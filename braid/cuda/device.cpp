@@ -31,13 +31,11 @@ class CudaDevice final : public DeviceApi {
     BRAID_CUDA_CHECK(cudaSetDevice(index));
     BRAID_CUDA_CHECK(
         cudaDeviceGetAttribute(&queue_.multiprocessors, cudaDevAttrMultiProcessorCount, index));
-    BRAID_CUDA_CHECK(cudaStreamCreateWithFlags(&queue_.stream, cudaStreamNonBlocking));
   }
   ~CudaDevice() override {
     cudaSetDevice(index_);
     cudaStreamSynchronize(queue_.stream);
     queue_.matmul.reset();
-    cudaStreamDestroy(queue_.stream);
   }
 
   Device device() const override { return {DeviceKind::kCuda, index_}; }

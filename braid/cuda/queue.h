@@ -8,7 +8,10 @@ namespace braid::cuda {
 
 /// What DeviceApi::stream() points at on CUDA, and what every launch function is handed.
 struct Queue {
-  cudaStream_t stream = nullptr;
+  /// The device's own stream and not one for each context: work of several contexts on one device
+  /// runs in the order of its launches, so that a tensor made by one may be read, or its memory
+  /// given back, by another.
+  cudaStream_t stream = cudaStreamLegacy;
   int multiprocessors = 0;
   std::shared_ptr<void> matmul;  // library handle and chosen algorithms; made by the first product
 

@@ -1,5 +1,6 @@
-// Products by cuBLASLt. Its matrices are column-major, so that it computes the transpose of what we
-// ask for: c^T (n, m) = b (n, k) a^T (k, m), each of ours being the transpose of one of its.
+// Products of bfloat16 by cuBLASLt, those of float32 by sgemm.cu. The library's matrices are
+// column-major, so that it computes the transpose of what we ask for: c^T (n, m) = b (n, k)
+// a^T (k, m), each of ours being the transpose of one of its.
 
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -13,6 +14,7 @@
 #include "braid/cuda/queue.h"
 #include "braid/cuda/row.cuh"
 #include "braid/ops/linear/kernels.h"
+#include "braid/ops/linear/sgemm.h"
 
 namespace braid::cuda {
 
@@ -26,6 +28,8 @@ constexpr int kThreads = 256;
 // Rows that an algorithm is chosen for: it then serves every batch, so that a row's sums are cut in
 // the same way in all of them.
 constexpr int64_t kChosenRows = 1024;
+// Choices that are looked at for one that serves every number of rows.
+constexpr int kChoices = 32;
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
 __device__ __forceinline__ void convert(float from, float& to) { to = from; }
@@ -102,25 +106,17 @@ Operand operand(const void* data, int64_t rows, int64_t columns, int64_t row, in
 
 // The product in the library's terms: d (n, m) <- a b + beta c.
 struct Product {
-  Operand a, b;  // of n and of m
-  Operand c, d;
-  cudaDataType_t type;  // of a and b
+  Operand a, b;  // bfloat16, of n and of m
+  Operand c, d;  // float32
   float beta;
 
-  using Key = std::array<int64_t, 12>;
+  using Key = std::array<int64_t, 11>;
   Key key(int64_t m) const {
-    const size_t element = type == CUDA_R_16BF ? 2 : 4;
-    return {d.rows,
-            m,
-            inner(),
-            a.turned,
-            b.turned,
-            type,
-            beta != 0,
-            a.alignment(element),
-            b.alignment(element),
-            c.alignment(4),
-            d.alignment(4),
+    return {d.rows,          m,
+            inner(),         a.turned,
+            b.turned,        beta != 0,
+            a.alignment(2),  b.alignment(2),
+            c.alignment(4),  d.alignment(4),
             c.data == d.data};
   }
   int64_t inner() const { return a.turned ? a.rows : a.columns; }
@@ -140,8 +136,8 @@ struct Description {
                                                     sizeof(turn_a)));
     BRAID_CUDA_CHECK(cublasLtMatmulDescSetAttribute(&matmul, CUBLASLT_MATMUL_DESC_TRANSB, &turn_b,
                                                     sizeof(turn_b)));
-    layout(a, p.type, p.a.rows, p.a.columns, p.a.stride);
-    layout(b, p.type, p.b.turned ? p.b.rows : m, p.b.turned ? m : p.b.columns,
+    layout(a, CUDA_R_16BF, p.a.rows, p.a.columns, p.a.stride);
+    layout(b, CUDA_R_16BF, p.b.turned ? p.b.rows : m, p.b.turned ? m : p.b.columns,
            p.b.turned ? p.b.stride : std::max(p.b.stride, m));
     layout(c, CUDA_R_32F, p.c.rows, m, p.c.stride);
     layout(d, CUDA_R_32F, p.d.rows, m, p.d.stride);
@@ -173,27 +169,19 @@ class Library {
     return *static_cast<Library*>(queue.matmul.get());
   }
 
-  void run(const Product& product, int64_t m) {
-    // The rows of a weight's gradient are its outputs, not the batch.
-    const int64_t chosen = product.b.turned ? kChosenRows : m;
-    cublasStatus_t status = launch(product, m, algorithm(product, chosen));
-    // Where that algorithm does not take so few rows, they have their own.
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED && chosen != m) {
-      status = launch(product, m, algorithm(product, m));
-    }
-    check(status, "cublasLtMatmul");
+  void run(const Product& p, int64_t m) {
+    // The rows of a weight's gradient are its outputs, not a batch: their number never changes.
+    const cublasLtMatmulAlgo_t& chosen = algorithm(p, p.b.turned ? kChosenRows : m);
+    Description description(p, m);
+    const float alpha = 1;
+    check(cublasLtMatmul(handle_, &description.matmul, &alpha, p.a.data, &description.a, p.b.data,
+                         &description.b, &p.beta, p.c.data, &description.c,
+                         const_cast<void*>(p.d.data), &description.d, &chosen, workspace_,
+                         kWorkspaceBytes, stream_),
+          "cublasLtMatmul");
   }
 
  private:
-  cublasStatus_t launch(const Product& p, int64_t m, const cublasLtMatmulAlgo_t& chosen) {
-    Description description(p, m);
-    const float alpha = 1;
-    return cublasLtMatmul(handle_, &description.matmul, &alpha, p.a.data, &description.a, p.b.data,
-                          &description.b, &p.beta, p.c.data, &description.c,
-                          const_cast<void*>(p.d.data), &description.d, &chosen, workspace_,
-                          kWorkspaceBytes, stream_);
-  }
-
   const cublasLtMatmulAlgo_t& algorithm(const Product& p, int64_t m) {
     const auto [found, fresh] = algorithms_.try_emplace(p.key(m));
     if (fresh) {
@@ -207,7 +195,8 @@ class Library {
     return found->second;
   }
 
-  // The library's first choice among those that add up an element in one piece.
+  // The library's first choice among those that add up an element in one piece and, for a batch,
+  // serve every number of rows.
   cublasLtMatmulAlgo_t choose(const Product& p, int64_t m) {
     cublasLtMatmulPreferenceOpaque_t preference;
     BRAID_CUDA_CHECK(cublasLtMatmulPreferenceInit(&preference));
@@ -215,21 +204,46 @@ class Library {
       BRAID_CUDA_CHECK(
           cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)));
     };
-    const size_t element = p.type == CUDA_R_16BF ? 2 : 4;
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(p.a.alignment(element)));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(p.b.alignment(element)));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(p.a.alignment(2)));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(p.b.alignment(2)));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(p.c.alignment(4)));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(p.d.alignment(4)));
     Description description(p, m);
-    cublasLtMatmulHeuristicResult_t result{};
+    std::array<cublasLtMatmulHeuristicResult_t, kChoices> choices{};
     int count = 0;
     BRAID_CUDA_CHECK(cublasLtMatmulAlgoGetHeuristic(handle_, &description.matmul, &description.a,
                                                     &description.b, &description.c, &description.d,
-                                                    &preference, 1, &result, &count));
-    if (count == 0) fail("no algorithm for this product", "cublasLtMatmulAlgoGetHeuristic");
-    return result.algo;
+                                                    &preference, kChoices, choices.data(), &count));
+    for (int i = 0; i < count; ++i) {
+      const auto& choice = choices[static_cast<size_t>(i)];
+      if (choice.state == CUBLAS_STATUS_SUCCESS && in_one_piece(choice.algo) &&
+          (!p.b.turned || serves_every_batch(p, choice.algo))) {
+        return choice.algo;
+      }
+    }
+    fail("no algorithm gives a row the same bits in every batch", "cublasLtMatmulAlgoGetHeuristic");
+  }
+
+  static bool in_one_piece(const cublasLtMatmulAlgo_t& algo) {
+    int32_t pieces = 0;
+    size_t written = 0;
+    BRAID_CUDA_CHECK(cublasLtMatmulAlgoConfigGetAttribute(&algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+                                                          &pieces, sizeof(pieces), &written));
+    return pieces == 0 || pieces == 1;
+  }
+
+  bool serves_every_batch(const Product& p, const cublasLtMatmulAlgo_t& algo) {
+    for (const int64_t m : {1, 2, 3, 16, 100, 4096, 1 << 20}) {
+      Description description(p, m);
+      cublasLtMatmulHeuristicResult_t result{};
+      const cublasStatus_t status =
+          cublasLtMatmulAlgoCheck(handle_, &description.matmul, &description.a, &description.b,
+                                  &description.c, &description.d, &algo, &result);
+      if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > kWorkspaceBytes) return false;
+    }
+    return true;
   }
 
   cudaStream_t stream_;
@@ -259,27 +273,28 @@ void linear(void* queue, const LinearDims& dims, const float* a, const void* b, 
   const int64_t m = dims.m, n = dims.b.n, k = dims.b.k;
   if (m == 0 || n == 0) return;
   Queue& launch = Queue::from(queue);
+  if (dims.b.dtype == DType::kF32) {
+    return sgemm(launch.stream, launch.multiprocessors, dims, a, static_cast<const float*>(b),
+                 start, c);
+  }
   if (k == 0 || (start != nullptr && dims.start_row == 0 && start != c)) {
     fill(launch.stream, dims, start, c);  // a bias: the product is added to it
     if (k == 0) return;
     start = c;
   }
-  const bool bf16 = dims.b.dtype == DType::kBF16;
   Operand of_a = operand(a, m, k, dims.a_row, dims.a_column);
-  if (bf16) {
-    convert_lines(launch.stream, of_a.columns, of_a.rows, a, of_a.stride,
-                  static_cast<__nv_bfloat16*>(scratch), of_a.rows);
-    of_a.data = scratch;
-    of_a.stride = of_a.rows;
-  }
+  convert_lines(launch.stream, of_a.columns, of_a.rows, a, of_a.stride,
+                static_cast<__nv_bfloat16*>(scratch), of_a.rows);
+  of_a.data = scratch;
+  of_a.stride = of_a.rows;
   const int64_t start_row = start == c ? dims.c_row : dims.start_row;
   const Operand d{c, n, m, std::max(dims.c_row, n), true};
-  Product product{.a = operand(b, n, k, dims.b.row, dims.b.column),
-                  .b = of_a,
-                  .c = start == nullptr ? d : Operand{start, n, m, std::max(start_row, n), true},
-                  .d = d,
-                  .type = bf16 ? CUDA_R_16BF : CUDA_R_32F,
-                  .beta = start == nullptr ? 0.0f : 1.0f};
+  const Product product{
+      .a = operand(b, n, k, dims.b.row, dims.b.column),
+      .b = of_a,
+      .c = start == nullptr ? d : Operand{start, n, m, std::max(start_row, n), true},
+      .d = d,
+      .beta = start == nullptr ? 0.0f : 1.0f};
   Library::of(launch).run(product, m);
 }
 

@@ -100,6 +100,43 @@ TEST_P(Linear, RowsAreTheSameBitsInEveryBatchOnAnyNumberOfThreads) {
   }
 }
 
+// On a device the number of rows decides which tiles serve them, and the alignment which loads.
+TEST_P(Linear, RowsAreTheSameBitsInLargeAndSmallBatches) {
+  for (const auto& [m, n, k] : {cases::LinearCase{700, 768, 256}, cases::LinearCase{700, 68, 250},
+                                cases::LinearCase{600, 4096, 64}}) {
+    const Tensor x = to_device(test::randn({m, k}, 1)), bias = to_device(test::randn({n}, 2));
+    const Tensor residual = to_device(test::randn({m, n}, 4));
+    const Weight w = make(test::randn({n, k}, 3));
+    const Tensor whole = linear(ctx(), x, w, bias), sum = linear_residual(ctx(), x, w, residual);
+    int64_t begin = 0;
+    for (const int64_t piece : {1, 3, 16, 17, 64, 129, 300}) {
+      const int64_t end = begin + piece;
+      ASSERT_TRUE(
+          same(linear(ctx(), x.slice_rows(begin, end), w, bias), whole.slice_rows(begin, end)))
+          << n << " by " << k << ", rows " << begin << " to " << end;
+      ASSERT_TRUE(same(
+          linear_residual(ctx(), x.slice_rows(begin, end), w, residual.slice_rows(begin, end)),
+          sum.slice_rows(begin, end)))
+          << n << " by " << k << ", rows " << begin << " to " << end;
+      begin = end;
+    }
+  }
+}
+
+TEST_P(Linear, Float32HasTheBitsOfTheHost) {
+  if (on_cpu() || dtype() != DType::kF32) GTEST_SKIP() << "for float32 on other devices";
+  Context host({.threads = 2});
+  for (const auto& [m, n, k] : {cases::LinearCase{5, 33, 63}, cases::LinearCase{130, 100, 769},
+                                cases::LinearCase{700, 4000, 40}}) {
+    const Tensor x = test::randn({m, k}, 1), plain = test::randn({n, k}, 2);
+    const Tensor bias = test::randn({n}, 3);
+    const Tensor want = linear(host, x, Weight::make(host, plain), bias);
+    EXPECT_TRUE(test::same_bits(to_host(linear(ctx(), to_device(x), make(plain), to_device(bias))),
+                                want))
+        << m << " by " << n << " by " << k;
+  }
+}
+
 TEST_P(Linear, PartsOfAWeightAreTheRowsOfTheWhole) {
   constexpr int64_t k = 67;
   const Tensor plain = test::randn({101, k}, 1), x = to_device(test::randn({5, k}, 2));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "braid/core/error.h"
 #include "braid/model/json.h"
@@ -217,20 +218,23 @@ std::string to_string(const ParallelSpec& spec) {
 
 std::string print_stack(std::span<const ParallelSpec> stack) {
   // Equal texts get equal numbers, so that comparing runs is cheap.
-  std::vector<std::string> texts;
+  std::map<std::string, size_t> numbers;
+  std::vector<const std::string*> texts;
   std::vector<size_t> ids;
   for (const ParallelSpec& spec : stack) {
-    std::string text = to_string(spec);
-    const auto it = std::ranges::find(texts, text);
-    ids.push_back(static_cast<size_t>(it - texts.begin()));
-    if (it == texts.end()) texts.push_back(std::move(text));
+    const auto [it, added] = numbers.try_emplace(to_string(spec), texts.size());
+    if (added) texts.push_back(&it->first);
+    ids.push_back(it->second);
   }
   std::string out;
   for (size_t i = 0; i < ids.size();) {
     const auto [period, count] = best_repeat(ids, i);
     if (!out.empty()) out += ' ';
     if (count > 1) out += '(';
-    for (size_t j = 0; j < period; ++j) out += (j == 0 ? "" : " ") + texts[ids[i + j]];
+    for (size_t j = 0; j < period; ++j) {
+      if (j > 0) out += ' ';
+      out += *texts[ids[i + j]];
+    }
     if (count > 1) out += fmt::format(")x{}", count);
     i += period * count;
   }

@@ -64,6 +64,26 @@ __device__ __forceinline__ float block_sum(float value, float* scratch) {
   return value;
 }
 
+/// A block of these threads sums 32 columns, x by column.
+constexpr int kSumLanes = 32;
+inline dim3 column_block() { return dim3(32, kSumLanes); }
+
+/// The sum of value(i) for 0 <= i < count, in the threads with y == 0: lane y adds up every 32nd,
+/// then the lanes are added in order. Many loads are under way at once, which one thread to a
+/// column would not have. `scratch` is shared; all threads of the block take part.
+template <class F>
+__device__ __forceinline__ float column_sum(int64_t count, float (&scratch)[kSumLanes][32],
+                                            F value) {
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t i = threadIdx.y; i < count; i += kSumLanes) sum += value(i);
+  scratch[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0) return 0;
+  for (int lane = 1; lane < kSumLanes; ++lane) sum += scratch[lane][threadIdx.x];
+  return sum;
+}
+
 /// Whether rows of this pointer and stride may be read as float4; a null pointer may.
 inline bool aligned_rows(const void* data, int64_t stride) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 4 == 0;

@@ -58,15 +58,15 @@ void convert_lines(cudaStream_t stream, int64_t lines, int64_t length, const flo
                    cudaGetLastError());
 }
 
-// y[j] <- sum_i x[i, j]: a thread owns a column.
+// y[j] <- sum_i x[i, j].
 __global__ void column_sum_kernel(int64_t rows, int64_t columns, int64_t x_row,
                                   const float* __restrict__ x, float* __restrict__ y) {
-  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (j >= columns) return;
-  float sum = 0;
-#pragma unroll 8
-  for (int64_t i = 0; i < rows; ++i) sum += x[i * x_row + j];
-  y[j] = sum;
+  __shared__ float scratch[kSumLanes][32];
+  const int64_t j = int64_t{blockIdx.x} * 32 + threadIdx.x;
+  const bool inside = j < columns;
+  const float sum =
+      column_sum(inside ? rows : 0, scratch, [=](int64_t i) { return x[i * x_row + j]; });
+  if (inside && threadIdx.y == 0) y[j] = sum;
 }
 
 /// c (m, n) <- start, whose rows are start_row apart; zero where start is null.
@@ -301,8 +301,8 @@ void linear(void* queue, const LinearDims& dims, const float* a, const void* b, 
 void column_sum(void* queue, int64_t rows, int64_t columns, int64_t x_row, const float* x,
                 float* y) {
   if (columns == 0) return;
-  const auto blocks = static_cast<unsigned>(ceil_div(columns, kThreads));
-  BRAID_CUDA_CHECK(column_sum_kernel<<<blocks, kThreads, 0, Queue::from(queue).stream>>>(
+  const auto blocks = static_cast<unsigned>(ceil_div(columns, 32));
+  BRAID_CUDA_CHECK(column_sum_kernel<<<blocks, column_block(), 0, Queue::from(queue).stream>>>(
                        rows, columns, x_row, x, y),
                    cudaGetLastError());
 }

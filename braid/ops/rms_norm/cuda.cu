@@ -119,15 +119,15 @@ __global__ void rms_norm_dw_kernel(RmsNormDims dims, const float* __restrict__ x
   }
 }
 
-// dw[j] <- sum of the blocks, in order.
+// dw[j] <- sum of the blocks.
 __global__ void rms_norm_combine_kernel(RmsNormDims dims, const float* __restrict__ partial,
                                         float* __restrict__ dw) {
-  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (j >= dims.width) return;
-  float sum = 0;
-#pragma unroll 8
-  for (int64_t block = 0; block < dims.blocks(); ++block) sum += partial[block * dims.width + j];
-  dw[j] = sum;
+  __shared__ float scratch[kSumLanes][32];
+  const int64_t j = int64_t{blockIdx.x} * 32 + threadIdx.x;
+  const bool inside = j < dims.width;
+  const float sum = column_sum(inside ? dims.blocks() : 0, scratch,
+                               [=](int64_t block) { return partial[block * dims.width + j]; });
+  if (inside && threadIdx.y == 0) dw[j] = sum;
 }
 
 }  // namespace
@@ -158,15 +158,17 @@ void rms_norm_vjp(void* queue, const RmsNormDims& dims, const float* x, const fl
                      cudaGetLastError());
   }
   if (dw == nullptr) return;
-  constexpr int kThreads = 128;
-  const auto columns = static_cast<unsigned>(ceil_div(dims.width, kThreads));
   if (dims.rows > 0) {
-    const dim3 grid(columns, static_cast<unsigned>(std::min<int64_t>(dims.blocks(), 65535)));
+    constexpr int kThreads = 128;
+    const dim3 grid(static_cast<unsigned>(ceil_div(dims.width, kThreads)),
+                    static_cast<unsigned>(std::min<int64_t>(dims.blocks(), 65535)));
     BRAID_CUDA_CHECK(rms_norm_dw_kernel<<<grid, kThreads, 0, stream>>>(dims, x, rstd, dy, partial),
                      cudaGetLastError());
   }
-  BRAID_CUDA_CHECK(rms_norm_combine_kernel<<<columns, kThreads, 0, stream>>>(dims, partial, dw),
-                   cudaGetLastError());
+  const auto blocks = static_cast<unsigned>(ceil_div(dims.width, 32));
+  BRAID_CUDA_CHECK(
+      rms_norm_combine_kernel<<<blocks, column_block(), 0, stream>>>(dims, partial, dw),
+      cudaGetLastError());
 }
 
 }  // namespace braid::cuda

@@ -1,8 +1,9 @@
 // A thread owns a channel and walks the tokens of a tile in order with the last inputs in
-// registers, so that x is read once. The window is as long as a compile-time bound; a shorter
-// filter leaves its oldest places unused.
+// registers, so that x is read once. The window is as long as a compile-time bound, which is the
+// width itself up to 4; a shorter filter leaves its oldest places unused.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "braid/cuda/check.h"
 #include "braid/cuda/queue.h"
@@ -14,6 +15,8 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int64_t kTile = ShortConvVjpDims::kTile;
+constexpr int kExactWidth = 4;  // the largest that has kernels of its own
+constexpr int kAhead = 8;       // tokens that are read together
 
 __device__ __forceinline__ float sigmoid(float x) {
   const float e = expf(-fabsf(x));
@@ -41,6 +44,12 @@ __device__ __forceinline__ float input(const ShortConvDims& dims, const float* x
   return h0 == nullptr ? 0.0f : h0[(dims.width - 1 + t) * dims.channels + c];
 }
 
+// Places that the filter does not use, the oldest ones: known at compile time for exact widths.
+template <int kMax>
+__device__ __forceinline__ int unused(const ShortConvDims& dims) {
+  return kMax <= kExactWidth ? 0 : kMax - static_cast<int>(dims.width);
+}
+
 // The taps of one channel and the inputs they meet, oldest first; place kMax - 1 is the newest.
 template <int kMax>
 struct Filter {
@@ -51,7 +60,7 @@ struct Filter {
     bias = from_bias == nullptr ? 0.0f : from_bias[c];
 #pragma unroll
     for (int k = 0; k < kMax; ++k) {
-      const int64_t tap = k - (kMax - dims.width);
+      const int tap = k - unused<kMax>(dims);
       w[k] = tap >= 0 ? from[c * dims.width + tap] : 0.0f;
       x[k] = 0.0f;
     }
@@ -62,7 +71,7 @@ struct Filter {
                         int64_t t, int64_t c) {
 #pragma unroll
     for (int k = 1; k < kMax; ++k) {
-      const bool used = k > kMax - dims.width;
+      const bool used = k > unused<kMax>(dims);
       x[k] = used ? input(dims, from, h0, s, t - (kMax - k), c) : 0.0f;
     }
   }
@@ -73,15 +82,22 @@ struct Filter {
   }
   // bias + sum_k w[k] x[k]: one chain, oldest first. Places before the filter are skipped, not
   // multiplied by zero, so that an infinite input stays where it is.
-  __device__ __forceinline__ float convolve(int64_t width) const {
+  __device__ __forceinline__ float convolve(const ShortConvDims& dims) const {
     float sum = bias;
 #pragma unroll
     for (int k = 0; k < kMax; ++k) {
-      if (k >= kMax - width) sum = fmaf(w[k], x[k], sum);
+      if (k >= unused<kMax>(dims)) sum = fmaf(w[k], x[k], sum);
     }
     return sum;
   }
 };
+
+// The next tokens of a channel, of which `count` are left: the loads do not wait for one another.
+__device__ __forceinline__ void read_ahead(const float* from, int64_t stride, int64_t count,
+                                           float (&to)[kAhead]) {
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) to[i] = i < count ? from[i * stride] : 0.0f;
+}
 
 // y for the tokens of tile blockIdx.y, channel by thread.
 template <int kMax>
@@ -98,12 +114,18 @@ __global__ void short_conv_kernel(ShortConvDims dims, const float* __restrict__ 
       const int64_t end = min(tile_end, dims.offsets[s + 1]);
       if (t >= end) continue;  // an empty sequence
       filter.start(dims, x, h0[s], s, t - dims.offsets[s], c);
-#pragma unroll 8
-      for (; t < end; ++t) {
-        filter.push(x[t * dims.x_stride + c]);
-        const float sum = filter.convolve(dims.width);
-        y[t * dims.y_stride + c] = dims.silu ? sum * sigmoid(sum) : sum;
+      for (; t < end; t += kAhead) {
+        float next[kAhead];
+        read_ahead(x + t * dims.x_stride + c, dims.x_stride, end - t, next);
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          if (t + i >= end) break;
+          filter.push(next[i]);
+          const float sum = filter.convolve(dims);
+          y[(t + i) * dims.y_stride + c] = dims.silu ? sum * sigmoid(sum) : sum;
+        }
       }
+      t = end;
     }
   }
 }
@@ -137,7 +159,7 @@ template <int kMax>
 __device__ __forceinline__ float before_activation(const ShortConvDims& dims,
                                                    const Filter<kMax>& filter, float dy) {
   if (!dims.silu) return dy;
-  const float sum = filter.convolve(dims.width), s = sigmoid(sum);
+  const float sum = filter.convolve(dims), s = sigmoid(sum);
   return dy * (s * fmaf(sum, 1.0f - s, 1.0f));
 }
 
@@ -149,7 +171,9 @@ struct Readers {
 
   __device__ Readers(const ShortConvDims& dims, const float* w, int64_t c) {
 #pragma unroll
-    for (int k = 0; k < kMax; ++k) taps[k] = k < dims.width ? w[c * dims.width + k] : 0.0f;
+    for (int k = 0; k < kMax; ++k) {
+      taps[k] = k < kMax - unused<kMax>(dims) ? w[c * dims.width + k] : 0.0f;
+    }
   }
   __device__ void clear() {
 #pragma unroll
@@ -160,16 +184,16 @@ struct Readers {
     for (int k = 0; k + 1 < kMax; ++k) g[k] = g[k + 1];
     g[kMax - 1] = newest;
   }
-  // d of input t of sequence s: tap k is read by token t + W - 1 - k.
-  __device__ __forceinline__ float input_gradient(const Vjp& a, int64_t s, int64_t t,
+  // d of input t of a sequence whose last inputs have the gradient `final_state`, or none: tap k is
+  // read by token t + W - 1 - k.
+  __device__ __forceinline__ float input_gradient(const ShortConvDims& dims,
+                                                  const float* final_state, int64_t t,
                                                   int64_t length, int64_t c) const {
-    const ShortConvDims& dims = a.dims.base;
     const int64_t kept = t - (length - (dims.width - 1));
-    const float* final_state = a.g_final[s];
     float sum = final_state == nullptr || kept < 0 ? 0.0f : final_state[kept * dims.channels + c];
 #pragma unroll
     for (int k = 0; k < kMax; ++k) {
-      if (k < dims.width) sum = fmaf(taps[k], g[kMax - 1 - k], sum);
+      if (k < kMax - unused<kMax>(dims)) sum = fmaf(taps[k], g[kMax - 1 - k], sum);
     }
     return sum;
   }
@@ -193,23 +217,31 @@ __global__ void short_conv_vjp_kernel(Vjp a) {
       if (begin >= end) continue;
       filter.start(dims, a.x, a.h0[s], s, begin - first, c);
       readers.clear();
+      const float* final_state = a.g_final[s];
       // W - 1 tokens beyond the tile: they read its inputs.
-      for (int64_t t = begin; t < end + before; ++t) {
-        float newest = 0;
-        if (t < last) {
-          filter.push(a.x[t * dims.x_stride + c]);
-          newest = before_activation(dims, filter, a.dy[t * a.dims.dy_stride + c]);
-        }
-        if (t < end) {
-          dbias += newest;
+      for (int64_t group = begin; group < end + before; group += kAhead) {
+        float x[kAhead], dy[kAhead];
+        read_ahead(a.x + group * dims.x_stride + c, dims.x_stride, last - group, x);
+        read_ahead(a.dy + group * a.dims.dy_stride + c, a.dims.dy_stride, last - group, dy);
 #pragma unroll
-          for (int k = 0; k < kMax; ++k) dw[k] = fmaf(newest, filter.x[k], dw[k]);
-        }
-        readers.push(newest);
-        const int64_t done = t - before;
-        if (done >= begin) {
-          a.dx[done * dims.channels + c] =
-              readers.input_gradient(a, s, done - first, last - first, c);
+        for (int i = 0; i < kAhead; ++i) {
+          const int64_t t = group + i, done = t - before;
+          if (t >= end + before) break;
+          float newest = 0;
+          if (t < last) {
+            filter.push(x[i]);
+            newest = before_activation(dims, filter, dy[i]);
+          }
+          if (t < end) {
+            dbias += newest;
+#pragma unroll
+            for (int k = 0; k < kMax; ++k) dw[k] = fmaf(newest, filter.x[k], dw[k]);
+          }
+          readers.push(newest);
+          if (done >= begin) {
+            a.dx[done * dims.channels + c] =
+                readers.input_gradient(dims, final_state, done - first, last - first, c);
+          }
         }
       }
       begin = end;
@@ -217,7 +249,7 @@ __global__ void short_conv_vjp_kernel(Vjp a) {
     float* partial = a.dims.partial + tile * (dims.width + 1) * dims.channels + c;
 #pragma unroll
     for (int k = 0; k < kMax; ++k) {
-      const int64_t tap = k - (kMax - dims.width);
+      const int tap = k - unused<kMax>(dims);
       if (tap >= 0) partial[tap * dims.channels] = dw[k];
     }
     partial[dims.width * dims.channels] = dbias;
@@ -245,23 +277,24 @@ __global__ void short_conv_initial_kernel(Vjp a) {
         newest = before_activation(dims, filter, a.dy[(first + t) * a.dims.dy_stride + c]);
       }
       readers.push(newest);
-      a.g_initial[s][t * dims.channels + c] = readers.input_gradient(a, s, t - before, length, c);
+      a.g_initial[s][t * dims.channels + c] =
+          readers.input_gradient(dims, a.g_final[s], t - before, length, c);
     }
   }
 }
 
-// dw and dbias: the tiles' parts, added in order.
+// dw and dbias: the sums of the tiles' parts.
 __global__ void short_conv_combine_kernel(ShortConvVjpDims dims, float* __restrict__ dw,
                                           float* __restrict__ dbias) {
+  __shared__ float scratch[kSumLanes][32];
   const int64_t channels = dims.base.channels, width = dims.base.width;
-  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t c = int64_t{blockIdx.x} * 32 + threadIdx.x;
   const int64_t tap = blockIdx.y;
-  if (c >= channels || (tap == width && dbias == nullptr)) return;
-  float sum = 0;
-#pragma unroll 8
-  for (int64_t tile = 0; tile < dims.tiles(); ++tile) {
-    sum += dims.partial[(tile * (width + 1) + tap) * channels + c];
-  }
+  const bool inside = c < channels && (tap < width || dbias != nullptr);
+  const float sum = column_sum(inside ? dims.tiles() : 0, scratch, [=](int64_t tile) {
+    return dims.partial[(tile * (width + 1) + tap) * channels + c];
+  });
+  if (!inside || threadIdx.y > 0) return;
   if (tap < width) {
     dw[c * width + tap] = sum;
   } else {
@@ -273,6 +306,16 @@ __global__ void short_conv_combine_kernel(ShortConvVjpDims dims, float* __restri
 dim3 grid_for(const ShortConvDims& dims, int64_t rows) {
   return dim3(static_cast<unsigned>(ceil_div(dims.channels, kThreads)),
               static_cast<unsigned>(std::clamp<int64_t>(rows, 1, 65535)));
+}
+
+// Calls `launch` with the kernels' bound for this width, as a constant.
+template <class F>
+void with_bound(int64_t width, F launch) {
+  static_assert(kShortConvMaxWidth == 16 && kExactWidth == 4);
+  if (width == 2) return launch(std::integral_constant<int, 2>());
+  if (width == 3) return launch(std::integral_constant<int, 3>());
+  if (width == 4) return launch(std::integral_constant<int, 4>());
+  launch(std::integral_constant<int, 16>());
 }
 
 template <int kMax>
@@ -292,11 +335,12 @@ void short_conv(void* queue, const ShortConvDims& dims, const float* x, const fl
                 const float* bias, const float* const* h0, float* const* ht, float* y) {
   if (dims.sequences == 0 || dims.channels == 0) return;
   const cudaStream_t stream = Queue::from(queue).stream;
-  const auto kernel = dims.width <= 4 ? short_conv_kernel<4> : short_conv_kernel<16>;
-  static_assert(kShortConvMaxWidth == 16);
-  BRAID_CUDA_CHECK(kernel<<<grid_for(dims, ceil_div(dims.tokens, kTile)), kThreads, 0, stream>>>(
-                       dims, x, w, bias, h0, y),
-                   cudaGetLastError());
+  with_bound(dims.width, [&](auto bound) {
+    const auto kernel = short_conv_kernel<decltype(bound)::value>;
+    BRAID_CUDA_CHECK(kernel<<<grid_for(dims, ceil_div(dims.tokens, kTile)), kThreads, 0, stream>>>(
+                         dims, x, w, bias, h0, y),
+                     cudaGetLastError());
+  });
   BRAID_CUDA_CHECK(short_conv_state_kernel<<<grid_for(dims, dims.sequences), kThreads, 0, stream>>>(
                        dims, x, h0, ht),
                    cudaGetLastError());
@@ -310,15 +354,11 @@ void short_conv_vjp(void* queue, const ShortConvVjpDims& dims, const float* x, c
   const cudaStream_t stream = Queue::from(queue).stream;
   const Vjp a{dims, x, w, bias, dy, h0, g_final, g_initial, dx};
   if (dims.base.sequences > 0) {
-    if (dims.base.width <= 4) {
-      launch_vjp<4>(stream, a);
-    } else {
-      launch_vjp<16>(stream, a);
-    }
+    with_bound(dims.base.width, [&](auto bound) { launch_vjp<decltype(bound)::value>(stream, a); });
   }
-  const dim3 grid(static_cast<unsigned>(ceil_div(dims.base.channels, kThreads)),
+  const dim3 grid(static_cast<unsigned>(ceil_div(dims.base.channels, 32)),
                   static_cast<unsigned>(dims.base.width + 1));
-  BRAID_CUDA_CHECK(short_conv_combine_kernel<<<grid, kThreads, 0, stream>>>(dims, dw, dbias),
+  BRAID_CUDA_CHECK(short_conv_combine_kernel<<<grid, column_block(), 0, stream>>>(dims, dw, dbias),
                    cudaGetLastError());
 }
 

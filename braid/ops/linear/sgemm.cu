@@ -23,7 +23,7 @@ struct Tile {
   // Four floats more than a line of the tile: eight lines by four places then fall into 32 banks.
   static constexpr int kLineA = M + 4, kLineB = N + 4;
 };
-using Large = Tile<128, 128, 8, 4, 16, 16, 8>;
+using Large = Tile<128, 128, 8, 3, 16, 16, 8>;
 using Medium = Tile<64, 64, 16, 4, 16, 16, 8>;
 using Small = Tile<16, 32, 32, 6, 4, 32, 32>;  // decoding: as much of b under way as will fit
 

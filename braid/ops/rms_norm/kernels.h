@@ -10,7 +10,7 @@ struct RmsNormDims {
   int64_t rows, width;
   int64_t x_stride, dy_stride;  // elements between rows; y and dx are contiguous
   float eps;
-  /// Rows whose contributions to dw are added up first; then the blocks are, in order.
+  /// Rows whose contributions to dw are added up first; then the blocks are, in a fixed order.
   static constexpr int64_t kBlockRows = 32;
   constexpr int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
 };

@@ -186,10 +186,9 @@ int64_t tiles(int64_t m, int64_t n) {
 template <class T>
 void launch(cudaStream_t stream, Args args, bool a_along_k, bool b_along_k) {
   args.tiles_n = ceil_div(args.b.rows, T::kN);
-  const auto kernel = a_along_k
-                          ? (b_along_k ? sgemm_kernel<T, true, true> : sgemm_kernel<T, true, false>)
-                          : (b_along_k ? sgemm_kernel<T, false, true>
-                                       : sgemm_kernel<T, false, false>);
+  const auto kernel =
+      a_along_k ? (b_along_k ? sgemm_kernel<T, true, true> : sgemm_kernel<T, true, false>)
+                : (b_along_k ? sgemm_kernel<T, false, true> : sgemm_kernel<T, false, false>);
   const auto blocks = static_cast<unsigned>(tiles<T>(args.a.rows, args.b.rows));
   BRAID_CUDA_CHECK(kernel<<<blocks, T::kThreads, 0, stream>>>(args), cudaGetLastError());
 }

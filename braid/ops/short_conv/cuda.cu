@@ -221,9 +221,8 @@ __global__ void short_conv_vjp_kernel(Vjp a) {
       // W - 1 tokens beyond the tile: they read its inputs.
       for (int64_t group = begin; group < end + before; group += kAhead) {
         float x[kAhead], dy[kAhead];
-        const int64_t left = min(last, end + before) - group;
-        read_ahead(a.x + group * dims.x_stride + c, dims.x_stride, left, x);
-        read_ahead(a.dy + group * a.dims.dy_stride + c, a.dims.dy_stride, left, dy);
+        read_ahead(a.x + group * dims.x_stride + c, dims.x_stride, last - group, x);
+        read_ahead(a.dy + group * a.dims.dy_stride + c, a.dims.dy_stride, last - group, dy);
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) {
           const int64_t t = group + i, done = t - before;

@@ -1,12 +1,7 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-# One target for consumers: braid::braid, the whole library.
 get_property(layers GLOBAL PROPERTY BRAID_LAYERS)
-add_library(braid INTERFACE)
-add_library(braid::braid ALIAS braid)
-target_link_libraries(braid INTERFACE ${layers})
-
 foreach(layer ${layers})
   string(REGEX REPLACE "^braid_" "" name ${layer})
   set_target_properties(${layer} PROPERTIES EXPORT_NAME ${name})

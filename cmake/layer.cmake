@@ -35,6 +35,8 @@ function(braid_layer name)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS *.cu)
   endif()
   list(FILTER sources EXCLUDE REGEX "(/|_)test\\.cpp$")
+  # Highway's per-target headers are included once for each instruction set and compile only there.
+  list(FILTER headers EXCLUDE REGEX "-inl\\.h$")
   add_library(braid_${name} STATIC ${sources} ${cuda_sources})
   add_library(braid::${name} ALIAS braid_${name})
   target_sources(braid_${name} PUBLIC FILE_SET HEADERS

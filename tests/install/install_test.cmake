@@ -13,6 +13,11 @@ step(${CMAKE_COMMAND} -S ${SOURCE}/tests/install/consumer -B ${work}/consumer -G
   -DCMAKE_PREFIX_PATH=${work}/prefix -DCMAKE_CXX_COMPILER=${CXX})
 step(${CMAKE_COMMAND} --build ${work}/consumer)
 step(${work}/consumer/consumer)
+set(ran "${output}")
+# As a subdirectory the targets have the same names; configuring shows that they resolve.
+step(${CMAKE_COMMAND} -S ${SOURCE}/tests/install/consumer -B ${work}/subdirectory -G ${GENERATOR}
+  -DBRAID_SUBDIRECTORY=${SOURCE} -DCMAKE_CXX_COMPILER=${CXX})
+set(output "${ran}")
 if(NOT output MATCHES "parameters: [0-9]+")
   message(FATAL_ERROR "the consumer printed: ${output}")
 endif()

@@ -54,9 +54,10 @@ void check_utf8(const std::string& text, const char* what) {
 }
 
 void write_stdout(std::string_view text) {
-  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-  check(written && std::fflush(stdout) == 0, ErrorKind::kIo, "cannot write the output: {}",
-        std::strerror(errno));
+  const bool written =
+      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  const int error = errno;  // read after the write: arguments have no order
+  check(written, ErrorKind::kIo, "cannot write the output: {}", std::strerror(error));
 }
 
 }  // namespace braid

@@ -2,12 +2,46 @@
 // which is one line on stderr.
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <iostream>
 #include <new>
+#include <string>
 
 #include "braid/core/build_config.h"
 #include "braid/core/error.h"
 #include "tools/braid/commands.h"
+
+namespace {
+
+// One line whatever it quotes: names from files and flags may hold line breaks and terminal
+// sequences.
+void report(std::string message) {
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  }
+  std::fprintf(stderr, "braid: %s\n", message.c_str());
+}
+
+void check_command(const CLI::App& app, const std::string& name) {
+  if (name.starts_with('-') || app.get_subcommand_no_throw(name) != nullptr) return;
+  std::string known;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    known += (known.empty() ? "" : ", ") + command->get_name();
+  }
+  throw braid::UsageError("there is no command '" + name + "', want one of " + known);
+}
+
+// A full disk shows only here when the output is a file.
+bool stdout_arrived() {
+  std::cout.flush();
+  if (std::cout.good() && std::fflush(stdout) == 0) return true;
+  report(std::string("cannot write the output: ") + std::strerror(errno));
+  return false;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Braid: trains and runs hybrid sequence models");
@@ -21,25 +55,24 @@ int main(int argc, char** argv) {
     braid::add_inspect_command(app);
     braid::add_tokenizer_command(app);
     braid::add_bench_command(app);
+    check_command(app, argc > 1 ? argv[1] : "-");
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::fprintf(stderr, "braid: %s (see --help)\n", error.what());
+    if (error.get_exit_code() == 0) {  // --help, --version
+      app.exit(error);
+      return stdout_arrived() ? 0 : 1;
+    }
+    report(std::string(error.what()) + " (see --help)");
     return 2;
   } catch (const braid::UsageError& error) {
-    std::fprintf(stderr, "braid: %s\n", error.what());
+    report(error.what());
     return 2;
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "braid: out of memory\n");
+    report("out of memory");
     return 1;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "braid: %s\n", error.what());
+    report(error.what());
     return 1;
   }
-  // A full disk shows only here when the output is a file.
-  if (std::fflush(stdout) != 0) {
-    std::perror("braid: cannot write the output");
-    return 1;
-  }
-  return 0;
+  return stdout_arrived() ? 0 : 1;
 }

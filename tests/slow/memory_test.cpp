@@ -1,0 +1,171 @@
+// Goal: memory and speed do not depend on how long a text is where no state grows, and loading a
+// model costs little more than its weights. Method: a million tokens read and a hundred thousand
+// made, with resident memory and the CPU time of each window of tokens; the peak of a process that
+// loads half a gigabyte.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <functional>
+#include <tuple>
+
+#include "braid/core/file.h"
+#include "braid/infer/model.h"
+#include "braid/model/safetensors.h"
+#include "tests/support/files.h"
+#include "tests/support/small_model.h"
+
+namespace braid {
+namespace {
+
+namespace fs = std::filesystem;
+
+// VmRSS or VmHWM of this process, in bytes.
+int64_t memory(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(key + ":")) return std::stoll(line.substr(key.size() + 1)) * 1024;
+  }
+  return 0;
+}
+
+// CPU time: what else the machine does is not counted.
+double cpu_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+double median(std::vector<double> x) {
+  std::nth_element(x.begin(), x.begin() + static_cast<long>(x.size() / 2), x.end());
+  return x[x.size() / 2];
+}
+
+// Runs `step(n)` over windows of n tokens; memory from 10,000 tokens on within 5%, the median time
+// of the last twenty windows within 10% of the first twenty.
+void expect_level(int64_t tokens, int64_t window, const std::function<void(int64_t)>& step,
+                  const std::string& what) {
+  std::vector<double> times;
+  int64_t early = 0;
+  for (int64_t done = 0; done < tokens; done += window) {
+    const double start = cpu_seconds();
+    step(window);
+    times.push_back(cpu_seconds() - start);
+    if (early == 0 && done + window >= 10'000) early = memory("VmRSS");
+  }
+  const int64_t late = memory("VmRSS");
+  ASSERT_GE(times.size(), 41u);
+  const double first = median({times.begin() + 1, times.begin() + 21});  // past the warm-up
+  const double last = median({times.end() - 20, times.end()});
+  std::printf("%s: %.1f MiB after 10,000 tokens, %.1f MiB after %lld; %.0f and %.0f tokens/s\n",
+              what.c_str(), static_cast<double>(early) / 0x1p20, static_cast<double>(late) / 0x1p20,
+              static_cast<long long>(tokens), static_cast<double>(window) / first,
+              static_cast<double>(window) / last);
+  EXPECT_LE(static_cast<double>(late), 1.05 * static_cast<double>(early)) << what;
+  EXPECT_LE(last, 1.10 * first) << what;
+}
+
+void expect_level_session(Context& ctx, const Session& fresh, int64_t vocab,
+                          const std::string& what) {
+  Session session = fresh;
+  uint64_t next = 0;
+  expect_level(
+      1'000'000, 10'000,
+      [&](int64_t n) { session.append(ctx, test::random_tokens(n, next++, vocab)); },
+      what + ", prefill");
+  const int64_t bytes = session.state_bytes();
+  Sampler sampler({.temperature = 1});
+  expect_level(
+      100'000, 1'000,
+      [&](int64_t n) { session.generate(ctx, sampler, n, [](int32_t) { return true; }); },
+      what + ", decode");
+  EXPECT_EQ(session.position(), 1'100'000);
+  EXPECT_EQ(session.state_bytes(), bytes);
+}
+
+TEST(LongText, ARandomHybrid) {
+  test::SmallModel model("(mamba2:state=16,head=16 swa:64,heads=4 swiglu)x2");
+  Context ctx({.threads = 1});
+  expect_level_session(ctx, model.session(), test::SmallModel::kVocab, "random hybrid");
+}
+
+TEST(LongText, TheShippedModel) {
+  const fs::path directory = fs::path(BRAID_SOURCE_DIR) / "models/young-readers";
+  if (!fs::exists(directory / "config.json")) GTEST_SKIP() << directory << " is not here";
+  Context ctx({.threads = 1});
+  const Model model = Model::load(ctx, directory);
+  for (const StateSpec& spec : model.stack().state_specs()) {
+    if (state_bytes(spec, 2'000'000) != state_bytes(spec, 1'000'000)) {
+      GTEST_SKIP() << "its state grows";
+    }
+  }
+  expect_level_session(ctx, model.session(ctx), model.config().vocab, "young-readers");
+}
+
+// A native checkpoint of random bfloat16 matrices, written without ever being in memory.
+void write_large_model(const fs::path& directory, const ModelConfig& config) {
+  const Stack stack(config);
+  std::vector<SafetensorsDeclaration> list;
+  for (const auto& [name, parameter] : stack.parameters()) {
+    list.push_back({name, parameter->shape, parameter->matrix ? DType::kBF16 : DType::kF32});
+  }
+  fs::create_directories(directory);
+  write_text(directory / "config.json", print_config(config));
+  SafetensorsWriter writer(directory / "model.safetensors", list);
+  const Rng rng(1);
+  std::vector<BF16> block(1 << 16);
+  for (size_t i = 0; i < block.size(); ++i) block[i] = to_bf16(0.02f * rng.normal(i));
+  for (const auto& declaration : list) {
+    size_t left = static_cast<size_t>(declaration.shape.count()) * size_of(declaration.dtype);
+    for (; left > 0; left -= std::min(left, block.size() * 2)) {
+      writer.append(block.data(), std::min(left, block.size() * 2));
+    }
+  }
+  writer.commit();
+}
+
+TEST(Loading, PeakIsLittleMoreThanTheWeights) {
+  const test::TemporaryFolder folder;
+  ModelConfig config;
+  config.width = 1024;
+  config.vocab = 32'000;
+  config.dtype = DType::kBF16;
+  config.sublayers = parse_stack("(attn:heads=16 swiglu mamba2:state=64,head=64)x11");
+  write_large_model(folder / "model", config);
+
+  // A process of its own, whose peak begins at what this one holds now.
+  int result[2];
+  ASSERT_EQ(pipe(result), 0);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    int64_t figures[3] = {memory("VmRSS"), 0, 0};
+    try {
+      Context ctx;
+      const Model model = Model::load(ctx, folder / "model");
+      figures[1] = memory("VmHWM");
+      figures[2] = model.stack().weight_bytes();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+    }
+    const bool written = write(result[1], figures, sizeof(figures)) == sizeof(figures);
+    _exit(written ? 0 : 1);
+  }
+  int64_t figures[3] = {};
+  ASSERT_EQ(read(result[0], figures, sizeof(figures)), static_cast<ssize_t>(sizeof(figures)));
+  waitpid(child, nullptr, 0);
+  const auto [before, peak, weights] = std::tuple(figures[0], figures[1], figures[2]);
+  std::printf("weights %.1f MiB, peak of the process %.1f MiB (%.1f MiB before loading)\n",
+              static_cast<double>(weights) / 0x1p20, static_cast<double>(peak) / 0x1p20,
+              static_cast<double>(before) / 0x1p20);
+  ASSERT_GT(weights, 400 << 20);
+  EXPECT_LE(static_cast<double>(peak), 1.25 * static_cast<double>(weights));
+}
+
+}  // namespace
+}  // namespace braid

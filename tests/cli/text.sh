@@ -22,7 +22,7 @@ refuses 1 "absent.txt" "${train[@]}" --data absent.txt --steps 1 --out t
 : >empty.txt
 refuses 1 "" "${train[@]}" --data empty.txt --steps 1 --out t
 printf 'fine \xff text' >bad.txt
-refuses 1 "column" train --length 32 --batch 2 --stack 'frob' --width 16 --tokenizer bytes --data text.txt --steps 1 --out t
+refuses 2 "column" train --length 32 --batch 2 --stack 'frob' --width 16 --tokenizer bytes --data text.txt --steps 1 --out t
 refuses 1 "absent.json" train --length 32 --batch 2 --stack attn --width 16 --tokenizer absent.json --data text.txt --steps 1 --out t
 refuses 2 "--width" "${train[@]}" --width -1 --data text.txt --steps 1 --out t
 refuses 2 "--frob" "${train[@]}" --data text.txt --steps 1 --out t --frob

@@ -51,31 +51,31 @@ done
 refuses 2 "'x' is not a token id" logits --model "$m" --tokens 1,2,3 --out l --pieces x
 
 # Devices.
-refuses 1 "want cpu, cuda or cuda:INDEX" run --model "$m" --tokens 1 --device tpu
-refuses 1 "want cpu, cuda or cuda:INDEX" run --model "$m" --tokens 1 --device cuda:-1
+refuses 2 "want cpu, cuda or cuda:INDEX" run --model "$m" --tokens 1 --device tpu
+refuses 2 "want cpu, cuda or cuda:INDEX" run --model "$m" --tokens 1 --device cuda:-1
 
 # Stack specs, with the column of what is wrong.
 refuses 2 "--model DIR or --stack SPEC" inspect
 refuses 2 "--width" inspect --stack attn
-refuses 1 "column 1" inspect --width 64 --stack 'frob'
-refuses 1 "column 13: found the end" inspect --width 64 --stack '(attn swiglu'
-refuses 1 "column" inspect --width 64 --stack 'attn)'
-refuses 1 "column" inspect --width 64 --stack '(attn)x'
-refuses 1 "column" inspect --width 64 --stack '(attn)x0'
-refuses 1 "column" inspect --width 64 --stack '(attn)x99999999999999999999'
+refuses 2 "column 1" inspect --width 64 --stack 'frob'
+refuses 2 "column 13: found the end" inspect --width 64 --stack '(attn swiglu'
+refuses 2 "column" inspect --width 64 --stack 'attn)'
+refuses 2 "column" inspect --width 64 --stack '(attn)x'
+refuses 2 "column" inspect --width 64 --stack '(attn)x0'
+refuses 2 "column" inspect --width 64 --stack '(attn)x99999999999999999999'
 refuses 2 "--stack SPEC" inspect --width 64 --stack ''
-refuses 1 "column" inspect --width 64 --stack '()'
-refuses 1 "column" inspect --width 64 --stack 'attn|'
-refuses 1 "heads" inspect --width 64 --stack 'attn:heads=4,heads=4'
-refuses 1 "heads" inspect --width 64 --stack 'attn:heads=x'
-refuses 1 "heads" inspect --width 64 --stack 'attn:heads=0'
-refuses 1 "heads" inspect --width 64 --stack 'attn:heads=7'
-refuses 1 "wings" inspect --width 64 --stack 'attn:wings=2'
-refuses 1 "window" inspect --width 64 --stack 'swa'
-refuses 1 "window" inspect --width 64 --stack 'swa:0'
-refuses 1 "" inspect --width 64 --stack "$(printf '(%.0s' {1..5000})"
-refuses 1 "" inspect --width 64 --stack '((((((((attn)x999)x999)x999)x999)x999)x999)x999)x999'
-refuses 1 "" inspect --width 64 --stack $'attn:heads=\xff\n'
+refuses 2 "column" inspect --width 64 --stack '()'
+refuses 2 "column" inspect --width 64 --stack 'attn|'
+refuses 2 "heads" inspect --width 64 --stack 'attn:heads=4,heads=4'
+refuses 2 "heads" inspect --width 64 --stack 'attn:heads=x'
+refuses 2 "heads" inspect --width 64 --stack 'attn:heads=0'
+refuses 2 "heads" inspect --width 64 --stack 'attn:heads=7'
+refuses 2 "wings" inspect --width 64 --stack 'attn:wings=2'
+refuses 2 "window" inspect --width 64 --stack 'swa'
+refuses 2 "window" inspect --width 64 --stack 'swa:0'
+refuses 2 "" inspect --width 64 --stack "$(printf '(%.0s' {1..5000})"
+refuses 2 "" inspect --width 64 --stack '((((((((attn)x999)x999)x999)x999)x999)x999)x999)x999'
+refuses 2 "" inspect --width 64 --stack $'attn:heads=\xff\n'
 works inspect --width 64 --stack '(mamba2:state=16,head=16 swa:24,heads=4|attn:heads=4 swiglu)x2'
 
 # A full disk, and outputs that cannot be one.

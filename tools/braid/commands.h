@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "braid/core/context.h"
+#include "braid/core/error.h"
 
 namespace braid {
 
@@ -14,6 +15,17 @@ namespace braid {
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+/// Calls `parse` on the text of a flag: what it refuses as usage is bad usage of the command line.
+template <class Parse>
+auto from_flag(Parse&& parse) {
+  try {
+    return parse();
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kUsage) throw UsageError(error.what());
+    throw;
+  }
+}
 
 // One file each. A command registers its options and a callback that runs when it was chosen.
 void add_run_command(CLI::App& app);

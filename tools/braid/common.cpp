@@ -21,7 +21,8 @@ void DeviceFlags::add(CLI::App& command) {
 }
 
 Context DeviceFlags::context(uint64_t seed) const {
-  return Context({.device = parse_device(device), .threads = threads, .seed = seed});
+  const Device parsed = from_flag([this] { return parse_device(device); });
+  return Context({.device = parsed, .threads = threads, .seed = seed});
 }
 
 std::string text_or_stdin(const std::string& text) {

@@ -77,8 +77,10 @@ void inspect(const InspectFlags& flags) {
   ModelConfig config;
   config.width = flags.width;
   config.vocab = flags.vocab;
-  config.sublayers = parse_stack(flags.stack);
-  print(Stack(config));
+  print(*from_flag([&] {
+    config.sublayers = parse_stack(flags.stack);
+    return std::make_unique<Stack>(config);
+  }));
 }
 
 }  // namespace

@@ -57,15 +57,12 @@ ModelConfig model_config(const TrainFlags& flags, const Tokenizer& tokenizer) {
 
 // What --stack and --width say is usage, wherever it is refused.
 std::unique_ptr<Stack> build_stack(const TrainFlags& flags, const Tokenizer& tokenizer) {
-  try {
+  return from_flag([&] {
     return std::make_unique<Stack>(model_config(flags, tokenizer),
                                    StackOptions{.trainable = true,
                                                 .matrix_dtype = parse_dtype(flags.compute),
                                                 .recompute = flags.recompute});
-  } catch (const Error& error) {
-    if (error.kind() == ErrorKind::kUsage) throw UsageError(error.what());
-    throw;
-  }
+  });
 }
 
 // What the model directory carries as its tokenizer.json.

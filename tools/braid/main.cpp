@@ -25,9 +25,10 @@ void report(std::string message) {
 }
 
 void check_command(const CLI::App& app, const std::string& name) {
-  if (name.starts_with('-') || app.get_subcommand_no_throw(name) != nullptr) return;
+  if (name.starts_with('-')) return;
   std::string known;
   for (const CLI::App* command : app.get_subcommands({})) {
+    if (command->get_name() == name) return;
     known += (known.empty() ? "" : ", ") + command->get_name();
   }
   throw braid::UsageError("there is no command '" + name + "', want one of " + known);

@@ -20,7 +20,7 @@ struct SmallModel {
   static constexpr int64_t kVocab = 96;
   static constexpr uint64_t kFingerprint = 0x0123456789abcdefu;
 
-  Context ctx{{.threads = 2, .poison = true}};
+  Context ctx{{.threads = 1, .poison = true}};
   Stack stack;
 
   explicit SmallModel(const std::string& spec = kHybridStack, uint64_t seed = 1)

@@ -32,13 +32,16 @@ int available_cores() {
 
 }  // namespace
 
-// A loop is published by raising `epoch`; a worker that sees the new value drains `next`, then
-// leaves by decrementing `busy`. The caller returns when `busy` is zero, so the fields of a loop
-// are never written while a worker may read them.
+// A loop is published by opening it and raising `epoch`. A worker that sees the new epoch enters by
+// raising `inside`, looks whether the loop is still open, drains `next` and leaves. The caller
+// drains too, closes the loop and waits only for those inside: a worker that the system does not
+// run delays nobody. The fields of a loop are written while it is closed and nobody is inside; one
+// who enters then finds it closed, or the new loop complete.
 struct ThreadPool::Shared {
   std::atomic<uint64_t> epoch{0};
   std::atomic<int64_t> next{0};
-  std::atomic<int> busy{0};
+  std::atomic<int> inside{0};
+  std::atomic<bool> open{false};
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
   int64_t count = 0, grain = 1;
@@ -72,8 +75,9 @@ struct ThreadPool::Shared {
       }
       if (stop.load()) return;
       seen = epoch.load(std::memory_order_acquire);
-      drain(worker);
-      busy.fetch_sub(1, std::memory_order_release);
+      inside.fetch_add(1);
+      if (open.load()) drain(worker);
+      inside.fetch_sub(1, std::memory_order_release);
     }
   }
 };
@@ -103,14 +107,15 @@ void ThreadPool::run(int64_t count, int64_t grain, void* body, Call call) {
   s.body = body;
   s.call = call;
   s.next.store(0, std::memory_order_relaxed);
-  s.busy.store(size_ - 1, std::memory_order_relaxed);
+  s.open.store(true);
   s.epoch.fetch_add(1);
   if (s.sleepers.load() > 0) {
     { const std::lock_guard lock(s.mutex); }  // a worker between its test and its wait
     s.wake.notify_all();
   }
   s.drain(0);
-  for (int spins = 0; s.busy.load(std::memory_order_acquire) != 0; ++spins) {
+  s.open.store(false);
+  for (int spins = 0; s.inside.load() != 0; ++spins) {
     if (spins < kSpins) {
       pause_cpu();
     } else {

@@ -44,7 +44,7 @@ for name in "$@"; do
     exit 1
   fi
   edges=$(sed -n 's/.*Loaded 1 modules *(\([0-9]*\) inline.*/\1/p' "$log" | head -n 1)
-  covered=$(sed -n 's/.* DONE *cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
+  covered=$(sed -n 's/^#.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   kept=$(find "$corpus" -type f | wc -l)
   printf '%-16s %10s runs, %s of %s edges, %s inputs kept\n' \

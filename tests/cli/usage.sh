@@ -26,6 +26,8 @@ refuses 2 "--max-tokens" run --model "$m" --tokens 1 --max-tokens many
 refuses 2 "--temperature" run --model "$m" --tokens 1 --temperature -0.5
 refuses 2 "--top-p" run --model "$m" --tokens 1 --top-p 0
 refuses 2 "--top-p" run --model "$m" --tokens 1 --top-p 1.5
+refuses 2 "top_p nan" run --model "$m" --tokens 1 --top-p nan
+refuses 2 "temperature nan" run --model "$m" --tokens 1 --temperature nan
 refuses 2 "--top-k" run --model "$m" --tokens 1 --top-k -3
 refuses 2 "--threads" run --model "$m" --tokens 1 --threads -1
 refuses 2 "--threads" run --model "$m" --tokens 1 --threads 1000000

@@ -46,7 +46,7 @@ void print_stats(const Session& session, size_t prompt, double prompt_s, int64_t
 }
 
 void run(const RunFlags& flags) {
-  Sampler sampler(flags.sampler);
+  Sampler sampler = from_flag([&] { return Sampler(flags.sampler); });
   Context ctx = flags.device.context(flags.sampler.seed);
   const Model model = Model::load(ctx, flags.model);
   Session session = model.session(ctx);
@@ -67,19 +67,20 @@ void run(const RunFlags& flags) {
   if (text && flags.max_tokens > 0) {
     decoder.emplace(model.tokenizer(), DecodeOptions{.continuation = !flags.prompt.empty()});
   }
-  std::string line;
+  const char* separator = "";
   const int64_t made = session.generate(ctx, sampler, flags.max_tokens, [&](int32_t token) {
     // An end-of-text id ends a text; who asks for ids gets as many as asked for.
     const bool end = text && !flags.ignore_eos && model.ends(token);
     if (text) {
       if (!end) write_stdout(decoder->push(token));
     } else {
-      line += (line.empty() ? "" : ",") + std::to_string(token);
+      write_stdout(separator + std::to_string(token));
+      separator = ",";
     }
     return !end;
   });
   if (text && decoder) write_stdout(decoder->finish() + "\n");
-  if (!text) write_stdout(line + "\n");
+  if (!text) write_stdout("\n");
   if (flags.stats) print_stats(session, prompt.size(), prompt_s, made, seconds_since(start));
   if (!flags.session.empty()) session.save(ctx, flags.session);
 }

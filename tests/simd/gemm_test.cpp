@@ -2,10 +2,8 @@
 // promise that an element's value depends on its row and column alone.
 #include "braid/simd/gemm.h"
 
-#include "braid/simd/targets.h"
 #include "tests/support/numeric.h"
-// After targets.h, which it must see.
-#include <hwy/targets.h>
+#include "tests/support/targets.h"
 
 namespace braid {
 namespace {
@@ -19,17 +17,6 @@ struct Case {
   int64_t m, n, k;
 };
 class Gemm : public ::testing::TestWithParam<Case> {};
-
-// Runs the body once for each instruction set that this machine has.
-template <class Body>
-void on_every_target(Body&& body) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    body();
-    hwy::SetSupportedTargetsForTest(0);
-  }
-}
 
 void check_against_double_sum(const Case& shape) {
   const auto [m, n, k] = shape;
@@ -74,7 +61,7 @@ void check_against_double_sum(const Case& shape) {
 }
 
 TEST_P(Gemm, MatchesTheDoubleSum) {
-  on_every_target([] { check_against_double_sum(GetParam()); });
+  test::on_every_target([] { check_against_double_sum(GetParam()); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
@@ -85,7 +72,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
 TEST(Gemm, RowsDoNotDependOnEachOtherNorOnTheCut) {
   constexpr int64_t m = 29, n = 45, k = 130;
   const std::vector<float> a = random(m * k, 1), b = random(k * n, 2);
-  on_every_target([&] {
+  test::on_every_target([&] {
     simd::GemmDims dims{.m = m, .n = n, .k = k, .a_row = k, .a_col = 1, .b_row = n, .c_row = n};
     std::vector<float> whole(m * n), parts(m * n);
     simd::gemm(dims, a.data(), b.data(), nullptr, whole.data());
@@ -109,7 +96,7 @@ TEST(Transpose, MovesEveryElementAndNoOther) {
   for (const auto& [rows, columns] :
        {std::pair<int64_t, int64_t>{37, 21}, {14, 16}, {3, 50}, {4, 4}, {50, 3}, {5, 19}, {1, 1}}) {
     const std::vector<float> x = random(rows * 55, 1);
-    on_every_target([&, n = rows, d = columns] {
+    test::on_every_target([&, n = rows, d = columns] {
       std::vector<float> y(static_cast<size_t>(d * 60), -9.0f), want = y;
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < d; ++j) {

@@ -14,10 +14,8 @@
 #include "braid/ops/linear/cases.h"
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear/reference.h"
-#include "braid/simd/targets.h"
 #include "tests/support/device.h"
-// After targets.h, which it must see.
-#include <hwy/targets.h>
+#include "tests/support/targets.h"
 
 namespace braid {
 namespace {
@@ -29,18 +27,6 @@ Tensor rounded(Tensor x, DType dtype) {
   if (dtype != DType::kBF16) return x;
   for (int64_t i = 0; i < x.count(); ++i) x.f32()[i] = to_float(to_bf16(x.f32()[i]));
   return x;
-}
-
-// Runs the body once for each instruction set that this machine has; the dot product of pairs
-// belongs to the first.
-template <class Body>
-void on_every_target(Body&& body) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    body();
-    hwy::SetSupportedTargetsForTest(0);
-  }
 }
 
 class Linear : public test::DeviceAndDTypeTest {
@@ -75,7 +61,7 @@ TEST_P(Linear, MatchesTheReference) {
   for (const auto& shape : cases::kLinearOdd) {
     SCOPED_TRACE(testing::Message() << shape.m << " " << shape.n << " " << shape.k);
     if (on_cpu()) {
-      on_every_target([&] { check_against_reference(shape); });
+      test::on_every_target([&] { check_against_reference(shape); });
     } else {
       check_against_reference(shape);
     }
@@ -114,9 +100,9 @@ TEST_P(Linear, RowsAreTheSameBitsInLargeAndSmallBatches) {
       ASSERT_TRUE(
           same(linear(ctx(), x.slice_rows(begin, end), w, bias), whole.slice_rows(begin, end)))
           << n << " by " << k << ", rows " << begin << " to " << end;
-      ASSERT_TRUE(same(
-          linear_residual(ctx(), x.slice_rows(begin, end), w, residual.slice_rows(begin, end)),
-          sum.slice_rows(begin, end)))
+      ASSERT_TRUE(
+          same(linear_residual(ctx(), x.slice_rows(begin, end), w, residual.slice_rows(begin, end)),
+               sum.slice_rows(begin, end)))
           << n << " by " << k << ", rows " << begin << " to " << end;
       begin = end;
     }
@@ -131,8 +117,8 @@ TEST_P(Linear, Float32HasTheBitsOfTheHost) {
     const Tensor x = test::randn({m, k}, 1), plain = test::randn({n, k}, 2);
     const Tensor bias = test::randn({n}, 3);
     const Tensor want = linear(host, x, Weight::make(host, plain), bias);
-    EXPECT_TRUE(test::same_bits(to_host(linear(ctx(), to_device(x), make(plain), to_device(bias))),
-                                want))
+    EXPECT_TRUE(
+        test::same_bits(to_host(linear(ctx(), to_device(x), make(plain), to_device(bias))), want))
         << m << " by " << n << " by " << k;
   }
 }

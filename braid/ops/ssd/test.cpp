@@ -9,10 +9,8 @@
 #include "braid/ops/ssd/cases.h"
 #include "braid/ops/ssd/reference.h"
 #include "braid/ops/ssd/ssd.h"
-#include "braid/simd/targets.h"
 #include "tests/support/numeric.h"
-// After targets.h, which it must see.
-#include <hwy/targets.h>
+#include "tests/support/targets.h"
 
 namespace braid {
 namespace {
@@ -103,17 +101,6 @@ Context make_context(int threads = 2, Form form = Form::kAuto) {
   return Context({.threads = threads, .poison = true}).with_form(form);
 }
 
-// Runs the body once for each instruction set that this machine has.
-template <class Body>
-void on_every_target(Body&& body) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    body();
-    hwy::SetSupportedTargetsForTest(0);
-  }
-}
-
 void check_forms_against_reference() {
   uint64_t seed = 1;
   for (const SsdCase& c : ssd_test_cases()) {
@@ -132,7 +119,7 @@ void check_forms_against_reference() {
   }
 }
 
-TEST(Ssd, MatchesTheReferenceInEveryForm) { on_every_target(check_forms_against_reference); }
+TEST(Ssd, MatchesTheReferenceInEveryForm) { test::on_every_target(check_forms_against_reference); }
 
 TEST(Ssd, AChunkGridThatStartsInsideASequence) {
   for (const SsdCase& c : ssd_test_cases()) {
@@ -254,7 +241,7 @@ void check_gradients() {
   }
 }
 
-TEST(Ssd, GradientsMatchComplexStep) { on_every_target(check_gradients); }
+TEST(Ssd, GradientsMatchComplexStep) { test::on_every_target(check_gradients); }
 
 TEST(Ssd, GradientsOfPackedSequencesAreThoseOfEachAndOfBothForms) {
   const SsdCase cases[] = {

@@ -28,6 +28,12 @@ void scale_row(int64_t width, float s, const float* a, float* y) {
   });
 }
 
+void multiply_row(int64_t width, const float* a, const float* b, float* y) {
+  vec::for_each_vector(static_cast<size_t>(width), [&](auto at, size_t j) {
+    at.store(hn::Mul(at.load(a + j), at.load(b + j)), y + j);
+  });
+}
+
 }  // namespace braid::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -35,6 +41,7 @@ HWY_AFTER_NAMESPACE();
 namespace braid::cpu {
 HWY_EXPORT(add_row);
 HWY_EXPORT(scale_row);
+HWY_EXPORT(multiply_row);
 
 namespace {
 
@@ -67,6 +74,15 @@ void scale(ThreadPool& threads, const ElementwiseDims& dims, float s, const floa
   for_each_piece(threads, dims, [&](int64_t row, int64_t first, int64_t count) {
     HWY_DYNAMIC_DISPATCH(scale_row)
     (count, s, a + row * dims.a_stride + first, y + row * dims.y_stride + first);
+  });
+}
+
+void multiply(ThreadPool& threads, const ElementwiseDims& dims, const float* a, const float* b,
+              float* y) {
+  for_each_piece(threads, dims, [&](int64_t row, int64_t first, int64_t count) {
+    HWY_DYNAMIC_DISPATCH(multiply_row)
+    (count, a + row * dims.a_stride + first, b + row * dims.b_stride + first,
+     y + row * dims.y_stride + first);
   });
 }
 

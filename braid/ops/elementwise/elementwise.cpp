@@ -8,6 +8,7 @@ namespace {
 
 using Add = Kernel<&cpu::add>;
 using Scale = Kernel<&cpu::scale>;
+using Multiply = Kernel<&cpu::multiply>;
 
 // Contiguous tensors are one long row, so that the work splits evenly whatever their shape.
 ElementwiseDims dims_of(const Tensor& a, const Tensor& b, const Tensor& y) {
@@ -24,6 +25,12 @@ ElementwiseDims dims_of(const Tensor& a, const Tensor& b, const Tensor& y) {
 Tensor scaled(Context& ctx, const Tensor& x, float s) {
   Tensor y = ctx.empty(x.shape());
   Scale::run(ctx, "scale", dims_of(x, x, y), s, x.f32(), y.f32());
+  return y;
+}
+
+Tensor product(Context& ctx, const Tensor& a, const Tensor& b) {
+  Tensor y = ctx.empty(a.shape());
+  Multiply::run(ctx, "multiply", dims_of(a, b, y), a.f32(), b.f32(), y.f32());
   return y;
 }
 
@@ -55,6 +62,18 @@ Tensor scale(Context& ctx, const Tensor& x, float s) {
   if (Tape* tape = ctx.tape()) {
     tape->record({x}, y,
                  [s](Context& inner, const Tensor& dy) -> Grads { return {scaled(inner, dy, s)}; });
+  }
+  return y;
+}
+
+Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b) {
+  check(a.shape() == b.shape(), "multiply: b has shape {}, want {}", to_string(b.shape()),
+        to_string(a.shape()));
+  Tensor y = product(ctx, a, b);
+  if (Tape* tape = ctx.tape()) {
+    tape->record({a, b}, y, [a, b](Context& inner, const Tensor& dy) -> Grads {
+      return {product(inner, b, dy), product(inner, a, dy)};
+    });
   }
   return y;
 }

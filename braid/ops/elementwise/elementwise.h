@@ -15,4 +15,7 @@ void add_into(Context& ctx, Tensor& acc, const Tensor& x);
 /// s x, float32; rows may be strided. vjp: s dy.
 Tensor scale(Context& ctx, const Tensor& x, float s);
 
+/// a b element by element, of one shape, float32; rows may be strided; b may be a. vjp: b dy, a dy.
+Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b);
+
 }  // namespace braid

@@ -19,5 +19,9 @@ void add(ThreadPool& threads, const ElementwiseDims& dims, const float* a, const
 /// y <- s a
 void scale(ThreadPool& threads, const ElementwiseDims& dims, float s, const float* a, float* y);
 
+/// y <- a b
+void multiply(ThreadPool& threads, const ElementwiseDims& dims, const float* a, const float* b,
+              float* y);
+
 }  // namespace cpu
 }  // namespace braid

@@ -19,4 +19,11 @@ std::vector<T> scale(const std::vector<T>& x, double s) {
   return y;
 }
 
+template <class T>
+std::vector<T> multiply(const std::vector<T>& a, const std::vector<T>& b) {
+  std::vector<T> y(a.size());
+  for (size_t i = 0; i < a.size(); ++i) y[i] = a[i] * b[i];
+  return y;
+}
+
 }  // namespace braid::reference

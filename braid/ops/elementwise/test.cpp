@@ -1,5 +1,5 @@
-// add, add_into and scale against their references, their gradients against complex step, and that
-// adding in place spares what a tape has kept.
+// add, add_into, scale and multiply against their references, their gradients against complex step,
+// and that adding in place spares what a tape has kept.
 
 #include "braid/ops/elementwise/cases.h"
 #include "braid/ops/elementwise/elementwise.h"
@@ -22,6 +22,7 @@ TEST(Elementwise, MatchesReferenceOnStridedRows) {
     expect_close(add(ctx, a, b), sum, kTolerance, "a + b");
     expect_close(add(ctx, b, b), reference::scale(values(b), 2), kTolerance, "b + b");
     expect_close(scale(ctx, a, -0.3f), reference::scale(values(a), -0.3f), kTolerance, "scale");
+    expect_close(multiply(ctx, a, b), reference::multiply(values(a), values(b)), kTolerance, "a b");
     Tensor acc = a;
     add_into(ctx, acc, b);
     expect_close(acc, sum, kTolerance, "add_into");
@@ -51,10 +52,32 @@ TEST(Elementwise, GradientsMatchComplexStep) {
   expect_close(tape.grad(b), db, kTolerance, "db");
 }
 
+TEST(Elementwise, GradientsOfAProductAndASquare) {
+  Context ctx;
+  Tape tape;
+  Tensor a = randn({3, 7}, 1).slice_columns(1, 6), b = randn({3, 5}, 2);
+  const auto a_values = values(a), b_values = values(b), dy = values(randn({3, 5}, 3));
+  tape.watch(a);
+  tape.watch(b);
+  Context taped = ctx.with_tape(&tape);
+  const Tensor y = multiply(taped, a, multiply(taped, b, b));
+  tape.backward(ctx, {y}, {randn({3, 5}, 3)});
+  const auto da = complex_step(a_values, [&](const std::vector<Complex>& z) {
+    const auto square = reference::multiply(as<Complex>(b_values), as<Complex>(b_values));
+    return dot(reference::multiply(z, square), dy);
+  });
+  const auto db = complex_step(b_values, [&](const std::vector<Complex>& z) {
+    return dot(reference::multiply(as<Complex>(a_values), reference::multiply(z, z)), dy);
+  });
+  expect_close(tape.grad(a), da, kTolerance, "da");
+  expect_close(tape.grad(b), db, kTolerance, "db");
+}
+
 TEST(Elementwise, RefusesOtherShapes) {
   Context ctx;
   Tensor a = randn({2, 3}, 1);
   EXPECT_THROW(add(ctx, a, randn({3, 2}, 1)), Error);
+  EXPECT_THROW(multiply(ctx, a, randn({3, 2}, 1)), Error);
   EXPECT_THROW(add_into(ctx, a, randn({2, 2}, 1)), Error);
 }
 

@@ -1,6 +1,7 @@
 #include "braid/core/tape.h"
 
 #include <cassert>
+#include <unordered_set>
 
 #include "braid/core/context.h"
 
@@ -118,8 +119,13 @@ std::vector<Tensor> recompute(
                  Context again = outer.with_form(form).with_tape(&inner);
                  const std::vector<Tensor> results = body(again, inputs);
                  inner.backward(outer, results, dy);
+                 // One tensor may be handed in twice; its gradient is the sum already.
+                 std::unordered_set<uint64_t> seen;
                  Grads grads;
-                 for (const Tensor& input : inputs) grads.push_back(inner.grad(input));
+                 for (const Tensor& input : inputs) {
+                   const bool first = seen.insert(input.grad_id()).second;
+                   grads.push_back(first ? inner.grad(input) : Tensor{});
+                 }
                  return grads;
                });
   return outputs;

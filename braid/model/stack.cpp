@@ -1,5 +1,7 @@
 #include "braid/model/stack.h"
 
+#include <algorithm>
+
 #include "braid/model/checkpoint.h"
 #include "braid/ops/elementwise/elementwise.h"
 #include "braid/ops/embedding/embedding.h"
@@ -30,10 +32,14 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
   parameters_.push_back({embedding_.name, &embedding_});
   const DType matrix_dtype = options_.matrix_dtype.value_or(config_.dtype);
   sublayers_.reserve(config_.sublayers.size());
+  std::map<std::string, int64_t, std::less<>> of_kind, so_far;
+  for (const ParallelSpec& spec : config_.sublayers) {
+    for (const SublayerSpec& branch : spec.branches) ++of_kind[branch.name];
+  }
   for (size_t i = 0; i < config_.sublayers.size(); ++i) {
     const ParallelSpec& spec = config_.sublayers[i];
     const std::string path = "sublayers." + std::to_string(i) + ".";
-    const SublayerConfig sublayer{
+    SublayerConfig sublayer{
         .width = D,
         .norm_eps = config_.norm_eps,
         .state_dtype = matrix_dtype == DType::kBF16 ? DType::kBF16 : DType::kF32,
@@ -45,6 +51,8 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
     residual.norm.collect(of_norm);
     for (Parameter* p : of_norm) parameters_.push_back({path + p->name, p});
     for (size_t b = 0; b < spec.branches.size(); ++b) {
+      sublayer.ordinal = so_far[spec.branches[b].name]++;
+      sublayer.of_kind = of_kind[spec.branches[b].name];
       residual.branches.push_back(make_sublayer(spec.branches[b], sublayer));
       residual.names.push_back(spec.branches[b].name);
       const std::string prefix = path + branch_segment(spec, b) + ".";
@@ -130,6 +138,40 @@ Tensor Stack::run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& 
   return y;
 }
 
+// The sublayer as a pure function of the hidden rows and of what was published before it.
+Tensor Stack::recompute_sublayer(Context& ctx, size_t index, const Tensor& h,
+                                 Stream& stream) const {
+  std::vector<Tensor> inputs{h};
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : stream.published()) {
+    names.push_back(name);
+    inputs.push_back(tensor);
+  }
+  // The closure outlives this call, so it holds its own batch; what it publishes is the same each
+  // time it runs.
+  auto fresh = std::make_shared<std::vector<std::string>>();
+  const auto body = [this, index, names, fresh, batch = stream.batch()](
+                        Context& inner, const std::vector<Tensor>& given) {
+    Stream again(batch);
+    for (size_t i = 0; i < names.size(); ++i) again.publish(names[i], given[i + 1]);
+    std::vector<Tensor> outputs{run_sublayer(inner, index, given[0], again, {})};
+    fresh->clear();
+    for (const auto& [name, tensor] : again.published()) {
+      const auto before = std::ranges::find(names, name);
+      if (before != names.end() &&
+          given[static_cast<size_t>(before - names.begin()) + 1].raw() == tensor.raw()) {
+        continue;
+      }
+      fresh->push_back(name);
+      outputs.push_back(tensor);
+    }
+    return outputs;
+  };
+  std::vector<Tensor> outputs = recompute(ctx, std::move(inputs), body);
+  for (size_t i = 0; i < fresh->size(); ++i) stream.publish((*fresh)[i], outputs[i + 1]);
+  return outputs[0];
+}
+
 Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const SequenceBatch& batch,
                       const ForwardOptions& options) const {
   check_batch(tokens, batch, options);
@@ -139,16 +181,10 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
   if (config_.embedding_scale != 1.0) {
     h = scale(ctx, h, static_cast<float>(config_.embedding_scale));
   }
+  stream.publish(Stream::kEmbedding, h);
   for (size_t i = 0; i < sublayers_.size(); ++i) {
-    if (ctx.tape() != nullptr && options_.recompute) {
-      // The closure outlives this call, so it holds its own batch.
-      h = recompute(ctx, {h}, [this, i, batch](Context& inner, const std::vector<Tensor>& inputs) {
-        Stream again(batch);
-        return std::vector<Tensor>{run_sublayer(inner, i, inputs[0], again, {})};
-      })[0];
-    } else {
-      h = run_sublayer(ctx, i, h, stream, options);
-    }
+    h = ctx.tape() != nullptr && options_.recompute ? recompute_sublayer(ctx, i, h, stream)
+                                                    : run_sublayer(ctx, i, h, stream, options);
   }
   if (options.rows) h = gather_rows(ctx, h, *options.rows);
   h = final_norm_.forward(ctx, h);

@@ -85,6 +85,7 @@ class Stack {
  private:
   Tensor run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
                       const ForwardOptions& options) const;
+  Tensor recompute_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream) const;
   void check_batch(std::span<const int32_t> tokens, const SequenceBatch& batch,
                    const ForwardOptions& options) const;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "braid/core/error.h"
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
 #include "braid/nn/mixers/mamba2.h"
@@ -65,6 +66,17 @@ std::unique_ptr<Sublayer> make_sublayer(const SublayerSpec& spec, const Sublayer
   auto sublayer = entry->make(config, options);
   options.done();
   return sublayer;
+}
+
+void Stream::publish(std::string_view name, Tensor value) {
+  published_.insert_or_assign(std::string(name), std::move(value));
+}
+
+const Tensor& Stream::value(std::string_view name) const {
+  const auto it = published_.find(name);
+  check(it != published_.end(), ErrorKind::kUsage,
+        "stack: a sublayer reads '{}', which no sublayer before it leaves", name);
+  return it->second;
 }
 
 const RopeAngles& Stream::angles(Context& ctx, const RopeOptions& options) {

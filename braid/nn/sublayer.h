@@ -27,9 +27,23 @@ class Stream {
   /// Rotation angles of this batch for one rotary configuration; layers that share it share them.
   const RopeAngles& angles(Context& ctx, const RopeOptions& options);
 
+  /// Leaves a tensor for later sublayers; published twice, the later one holds. It is taped, and
+  /// the recomputation of a sublayer passes it in and out like the hidden rows. The stack itself
+  /// publishes `kEmbedding`, the (N, D) rows that entered it.
+  void publish(std::string_view name, Tensor value);
+  bool has(std::string_view name) const { return published_.contains(name); }
+  /// Throws Error(kUsage) where no earlier sublayer published it.
+  const Tensor& value(std::string_view name) const;
+
+  using Published = std::map<std::string, Tensor, std::less<>>;
+  const Published& published() const { return published_; }
+
+  static constexpr std::string_view kEmbedding = "embedding";
+
  private:
   const SequenceBatch* batch_;
   int64_t rope_context_;
+  Published published_;
   std::vector<std::pair<RopeOptions, RopeAngles>> angles_;
 };
 
@@ -40,6 +54,8 @@ struct SublayerConfig {
   DType state_dtype = DType::kF32;  // of keys and values
   int64_t index = 0;                // among `count` residual sublayers, for initialisation
   int64_t count = 1;
+  int64_t ordinal = 0;  // among the `of_kind` sublayers of the same name
+  int64_t of_kind = 1;
 };
 
 /// f of x <- x + f(norm(x)): a mixer moves information along the sequence, an ffn works at one

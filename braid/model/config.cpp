@@ -72,7 +72,11 @@ void read_token_ids(const JsonObject& object, ModelConfig* config) {
 
 }  // namespace
 
-std::vector<std::string_view> model_types() { return {"braid", "llama", "mistral", "mamba2"}; }
+std::vector<std::string_view> model_types() {
+  std::vector<std::string_view> types = {"braid"};
+  for (const Family* family : families()) types.push_back(family->model_type);
+  return types;
+}
 
 ModelConfig parse_config(const json& root, const std::string& source,
                          std::span<const std::string_view> known) {

@@ -33,8 +33,8 @@ struct ModelConfig {
   std::vector<int64_t> eos;    // tokens that end one
 };
 
-/// Reads DIR/config.json (and the token ids of DIR/generation_config.json): Hugging Face's llama,
-/// mistral and mamba2, with the rope keys of both generations, and Braid's own. `dir` may name the
+/// Reads DIR/config.json (and the token ids of DIR/generation_config.json): the families of
+/// model_types(), with the rope keys of both generations, and Braid's own. `dir` may name the
 /// config itself. Refuses, in one line with key, found and wanted, what it does not know or cannot
 /// do. `known` are the names of sublayers a native stack may use; empty: all.
 ModelConfig load_config(const std::filesystem::path& dir,

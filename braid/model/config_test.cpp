@@ -3,6 +3,7 @@
 // Method: reference checkpoints of tests/golden; one valid config per family with one key changed.
 #include "braid/model/config.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -37,6 +38,10 @@ constexpr const char* kLlama = R"({"model_type": "llama", "vocab_size": 256, "hi
 constexpr const char* kMamba2 = R"({"model_type": "mamba2", "vocab_size": 256, "hidden_size": 64,
   "num_hidden_layers": 2, "num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16,
   "conv_kernel": 4, "expand": 2, "time_step_limit": [0.0, Infinity]})";
+constexpr const char* kBamba = R"({"model_type": "bamba", "vocab_size": 256, "hidden_size": 64,
+  "num_hidden_layers": 3, "attn_layer_indices": [1], "num_attention_heads": 4,
+  "num_key_value_heads": 2, "intermediate_size": 96, "mamba_n_heads": 8, "mamba_d_head": "auto",
+  "mamba_d_state": 16})";
 constexpr const char* kNative = R"({"model_type": "braid", "vocab_size": 256, "hidden_size": 64,
   "stack": "(swa:16 swiglu)x2 mamba2:state=16"})";
 
@@ -60,6 +65,10 @@ TEST(Config, ReadsTheReferenceCheckpoints) {
       {"mistral", "(swa:16,heads=4,kv=2,dim=16,theta=10000" + ffn},
       {"mamba2_g1", "(mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm_groups=1)x3"},
       {"mamba2_g2", "(mamba2:state=16,head=16,heads=8,groups=2,conv=4,norm_groups=1)x3"},
+      {"bamba",
+       "mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm_groups=1 swiglu:hidden=96 "
+       "attn:heads=4,kv=2,dim=16,theta=10000,partial=0.5 swiglu:hidden=96 "
+       "mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm_groups=1 swiglu:hidden=96"},
   };
   for (const auto& [name, stack] : kCases) {
     SCOPED_TRACE(name);
@@ -138,6 +147,21 @@ TEST(Config, ReadsMamba2Keys) {
             base + ",bias=1,conv_bias=0)x2");
 }
 
+TEST(Config, ReadsBambaKeys) {
+  const auto stack = [](const char* patch) {
+    return print_stack(patched(kBamba, patch).sublayers);
+  };
+  const std::string base = stack("{}");
+  EXPECT_EQ(base, print_stack(load_config(golden("bamba")).sublayers));
+  for (const char* list : {R"("layer_types": ["linear_attention", "full_attention", "mamba"])",
+                           R"("layers_block_type": ["mamba", "attention", "mamba"])"}) {
+    EXPECT_EQ(stack(fmt::format("{{{}}}", list).c_str()), base) << list;
+    EXPECT_EQ(stack(fmt::format(R"({{"attn_layer_indices": null, {}}})", list).c_str()), base);
+  }
+  EXPECT_EQ(stack(R"({"attn_layer_indices": null})").find("attn"), std::string::npos);
+  EXPECT_NE(stack(R"({"attention_bias": true})").find("attn:bias=1,out_bias=1"), std::string::npos);
+}
+
 TEST(Config, RefusesByKey) {
   const std::tuple<const char*, const char*, const char*> kCases[] = {
       {kLlama, R"({"model_type": "gpt2"})",
@@ -178,6 +202,22 @@ TEST(Config, RefusesByKey) {
       {kMamba2, R"({"n_groups": 3})", "c: n_groups is 3, want a divisor of num_heads, 8"},
       {kMamba2, R"({"time_step_limit": [1, 0]})", "c: time_step_limit is a list of 2"},
       {kMamba2, R"({"time_step_limit": [0, "x"]})", "c: time_step_limit[1] is \"x\""},
+      {kBamba, R"({"attn_layer_indices": [3]})",
+       "c: attn_layer_indices[0] is 3, want an integer from 0 to 2"},
+      {kBamba, R"({"layer_types": ["mamba", "mamba"]})",
+       "c: layer_types is a list of 2, want a list of 3, as num_hidden_layers says"},
+      {kBamba, R"({"layer_types": ["mamba", "attention", "moe"]})",
+       "c: layer_types[2] is \"moe\", want one of mamba, attention"},
+      {kBamba, R"({"layer_types": ["mamba", "attention", 3]})",
+       "c: layer_types[2] is 3, want one of mamba, attention"},
+      {kBamba, R"({"layer_types": ["mamba", "mamba", "mamba"]})",
+       "c: layer_types[1] is \"mamba\", want attention as in attn_layer_indices"},
+      {kBamba, R"({"mamba_d_head": 15})",
+       "c: mamba_n_heads * mamba_d_head is 8 * 15 = 120, want mamba_expand * hidden_size = 128"},
+      {kBamba, R"({"mamba_n_groups": 3})",
+       "c: mamba_n_groups is 3, want a divisor of mamba_n_heads, 8"},
+      {kBamba, R"({"mamba_n_heads": 1000})",
+       "c: mamba_n_heads * mamba_d_head is 1000 * 0 = 0, want"},
       {kNative, R"({"stack": null})", "c: stack is missing"},
       {kNative, R"({"stack": "(attn"})", "c: stack: column 6: found the end"},
       {kNative, R"({"width": 64})", "c: both hidden_size and width are given"},

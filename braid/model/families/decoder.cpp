@@ -20,7 +20,7 @@ struct RopeKeys {
   double partial;
 };
 
-RopeKeys find_rope(const JsonObject& json) {
+RopeKeys find_rope(const JsonObject& json, double partial) {
   const bool newer = json.has("rope_parameters"), older = json.has("rope_scaling");
   const JsonObject scaling = newer   ? json.object("rope_parameters")
                              : older ? json.object("rope_scaling")
@@ -37,7 +37,7 @@ RopeKeys find_rope(const JsonObject& json) {
   keys.theta = inner.number_or("rope_theta", json.number_or("rope_theta", 10000, 1, kMaxTheta), 1,
                                kMaxTheta);
   keys.partial = inner.number_or("partial_rotary_factor",
-                                 json.number_or("partial_rotary_factor", 1, 0, 1), 0, 1);
+                                 json.number_or("partial_rotary_factor", partial, 0, 1), 0, 1);
   for (const char* key : {"rope_theta", "partial_rotary_factor"}) {
     if (!newer || !json.has(key) || !scaling.has(key)) continue;
     if (json.number(key) == scaling.number(key)) continue;
@@ -81,8 +81,8 @@ void set_longrope(const RopeKeys& keys, int64_t rotary_dim, SpecBuilder* attenti
 }  // namespace
 
 void rope_options(const JsonObject& json, int64_t head_dim, int64_t max_positions,
-                  SpecBuilder* attention) {
-  const RopeKeys keys = find_rope(json);
+                  SpecBuilder* attention, double partial) {
+  const RopeKeys keys = find_rope(json, partial);
   const JsonObject& scaling = keys.scaling;
   const auto rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * keys.partial);
   check(rotary_dim >= 2 && rotary_dim % 2 == 0, ErrorKind::kFormat,
@@ -122,65 +122,42 @@ void rope_options(const JsonObject& json, int64_t head_dim, int64_t max_position
   }
 }
 
-void decoder_config(const JsonObject& json, SpecBuilder attention, bool mlp_bias,
-                    ModelConfig* config) {
-  want_silu(json, "hidden_act");
-  config->norm_eps = json.number_or("rms_norm_eps", 1e-6, 0, 1);
-  config->max_context = json.integer_or("max_position_embeddings", 2048, 1, kMaxPositions);
-  const int64_t layers = json.integer("num_hidden_layers", 1, kMaxLayers);
+void attention_options(const JsonObject& json, const ModelConfig& config, SpecBuilder* attention,
+                       double partial) {
   const int64_t heads = json.integer("num_attention_heads", 1, kMaxWidth);
   const int64_t kv = json.integer_or("num_key_value_heads", heads, 1, kMaxWidth);
   check(heads % kv == 0, ErrorKind::kFormat,
         "{}: num_key_value_heads is {}, want a divisor of num_attention_heads, {}", json.source(),
         kv, heads);
-  check(json.has("head_dim") || config->width % heads == 0, ErrorKind::kFormat,
+  check(json.has("head_dim") || config.width % heads == 0, ErrorKind::kFormat,
         "{}: num_attention_heads is {}, want a divisor of hidden_size, {}, or a head_dim",
-        json.source(), heads, config->width);
-  const int64_t head_dim = json.integer_or("head_dim", config->width / heads, 1, kMaxWidth);
+        json.source(), heads, config.width);
+  const int64_t head_dim = json.integer_or("head_dim", config.width / heads, 1, kMaxWidth);
+  attention->set("heads", heads).set("kv", kv).set("dim", head_dim);
+  rope_options(json, head_dim, config.max_context, attention, partial);
+}
 
-  attention.set("heads", heads).set("kv", kv).set("dim", head_dim);
-  rope_options(json, head_dim, config->max_context, &attention);
+SpecBuilder swiglu_options(const JsonObject& json) {
   SpecBuilder ffn("swiglu");
   ffn.set("hidden", json.integer("intermediate_size", 1, kMaxWidth));
-  if (mlp_bias) ffn.set("bias", 1);
+  if (json.flag_or("mlp_bias", false)) ffn.set("bias", 1);
+  return ffn;
+}
 
-  const SublayerSpec mixer = attention.build(), swiglu = ffn.build();
+void decoder_config(const JsonObject& json, SpecBuilder attention, ModelConfig* config) {
+  want_silu(json, "hidden_act");
+  config->norm_eps = json.number_or("rms_norm_eps", 1e-6, 0, 1);
+  config->max_context = json.integer_or("max_position_embeddings", 2048, 1, kMaxPositions);
+  const int64_t layers = json.integer("num_hidden_layers", 1, kMaxLayers);
+  attention_options(json, *config, &attention);
+  const SublayerSpec mixer = attention.build(), swiglu = swiglu_options(json).build();
   for (int64_t i = 0; i < layers; ++i) {
     config->sublayers.push_back({{mixer}});
     config->sublayers.push_back({{swiglu}});
   }
 }
 
-WeightMap decoder_weights(const ModelConfig& config) {
-  SpecOptions attention(config.sublayers.at(0).branches.at(0));
-  SpecOptions ffn(config.sublayers.at(1).branches.at(0));
-  const int64_t dim = attention.integer("dim", 0), hidden = ffn.integer("hidden", 0);
-  const int64_t q = attention.integer("heads", 0) * dim, kv = attention.integer("kv", 0) * dim;
-  const std::string& mixer = attention.spec().name;
-
-  WeightMap map;
-  map["embedding.weight"] = {{.name = "model.embed_tokens.weight"}};
-  map["final_norm.weight"] = {{.name = "model.norm.weight"}};
-  map["head.weight"] = {{.name = "lm_head.weight"}};
-  for (size_t i = 0; i + 1 < config.sublayers.size(); i += 2) {
-    const std::string file = fmt::format("model.layers.{}.", i / 2);
-    const std::string first = fmt::format("sublayers.{}.", i);
-    const std::string second = fmt::format("sublayers.{}.", i + 1);
-    map[first + "norm.weight"] = {{.name = file + "input_layernorm.weight"}};
-    map[second + "norm.weight"] = {{.name = file + "post_attention_layernorm.weight"}};
-    for (const std::string kind : {"weight", "bias"}) {
-      const std::string self = file + "self_attn.", mlp = file + "mlp.";
-      map[first + mixer + ".qkv_proj." + kind] = {{.name = self + "q_proj." + kind, .rows = q},
-                                                  {.name = self + "k_proj." + kind, .rows = kv},
-                                                  {.name = self + "v_proj." + kind, .rows = kv}};
-      map[first + mixer + ".o_proj." + kind] = {{.name = self + "o_proj." + kind}};
-      map[second + "swiglu.gate_up." + kind] = {{.name = mlp + "gate_proj." + kind, .rows = hidden},
-                                                {.name = mlp + "up_proj." + kind, .rows = hidden}};
-      map[second + "swiglu.down." + kind] = {{.name = mlp + "down_proj." + kind}};
-    }
-  }
-  return map;
-}
+WeightMap decoder_weights(const ModelConfig& config) { return layer_weights(config, {}); }
 
 bool decoder_ignorable(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
 

@@ -6,8 +6,14 @@
 
 namespace braid {
 
+std::span<const Family* const> families() {
+  static constexpr const Family* kFamilies[] = {&kLlamaFamily, &kMistralFamily, &kMamba2Family,
+                                                &kBambaFamily};
+  return kFamilies;
+}
+
 const Family* find_family(std::string_view model_type) {
-  for (const Family* family : {&kLlamaFamily, &kMistralFamily, &kMamba2Family}) {
+  for (const Family* family : families()) {
     if (family->model_type == model_type) return family;
   }
   return nullptr;

@@ -32,8 +32,10 @@ struct Family {
   bool (*ignorable)(std::string_view name);
 };
 
-extern const Family kLlamaFamily, kMistralFamily, kMamba2Family;
+extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily;
 
+/// All of them, in one table.
+std::span<const Family* const> families();
 /// Nullptr for a family there is none of (and for "braid", which needs no table).
 const Family* find_family(std::string_view model_type);
 
@@ -70,13 +72,56 @@ void want_silu(const JsonObject& json, std::string_view key);
 
 /// Fills `config` from the keys that both have. `attention` carries what differs: its name, its
 /// window, its biases.
-void decoder_config(const JsonObject& json, SpecBuilder attention, bool mlp_bias,
-                    ModelConfig* config);
+void decoder_config(const JsonObject& json, SpecBuilder attention, ModelConfig* config);
 WeightMap decoder_weights(const ModelConfig& config);
 bool decoder_ignorable(std::string_view name);
+bool nothing_ignorable(std::string_view name);
+
+// Sublayers, from the keys that transformers' configs share.
+
+/// heads, kv, dim and the rotary options; reads config->width and max_context. `partial` is the
+/// family's default of partial_rotary_factor.
+void attention_options(const JsonObject& json, const ModelConfig& config, SpecBuilder* attention,
+                       double partial = 1);
 /// Adds rope, theta and what the kind of scaling needs; reads `rope_parameters` as well as
 /// `rope_theta` and `rope_scaling`.
 void rope_options(const JsonObject& json, int64_t head_dim, int64_t max_positions,
-                  SpecBuilder* attention);
+                  SpecBuilder* attention, double partial = 1);
+/// intermediate_size, mlp_bias.
+SpecBuilder swiglu_options(const JsonObject& json);
+
+/// How a family calls the keys of its Mamba-2 layers, and their defaults where families differ.
+struct Mamba2Keys {
+  std::string_view heads = "mamba_n_heads";
+  std::string_view head = "mamba_d_head";  // may say "auto"
+  std::string_view groups = "mamba_n_groups";
+  std::string_view state = "mamba_d_state";
+  std::string_view conv = "mamba_d_conv";
+  std::string_view expand = "mamba_expand";
+  std::string_view inner = {};  // heads * head, where a key says so; else expand * hidden_size
+  std::string_view bias = "mamba_proj_bias";
+  std::string_view conv_bias = "mamba_conv_bias";
+  int64_t default_head = 0;  // 0: what heads leave of the inner width
+  int64_t default_groups = 1;
+  int64_t default_state = 256;
+  int64_t norm_groups = 0;  // 0: as the groups
+};
+SpecBuilder mamba2_options(const JsonObject& json, int64_t width, const Mamba2Keys& keys);
+
+/// The list of `layers` kinds at `key`, each one of `kinds`. "linear_attention" counts as "mamba"
+/// and "full_attention" as "attention": newer configs write them so.
+std::vector<std::string> layer_kinds(const JsonObject& json, std::string_view key, int64_t layers,
+                                     std::initializer_list<std::string_view> kinds);
+
+/// What families call the parts of a layer of two sublayers, under model.layers.N.
+struct LayerNames {
+  std::string_view mixer_norm = "input_layernorm";
+  std::string_view ffn_norm = "post_attention_layernorm";
+  std::string_view ffn = "mlp";
+  std::string_view final_norm = "model.norm.weight";
+};
+/// Tensors of such layers: attention is self_attn, Mamba-2 is mamba.
+WeightMap layer_weights(const ModelConfig& config, const LayerNames& names);
+void map_mamba2(const std::string& native, const std::string& file, WeightMap* map);
 
 }  // namespace braid

@@ -8,7 +8,7 @@ ModelConfig llama_config(const JsonObject& json) {
   ModelConfig config = common_config(json, /*tied=*/false);
   SpecBuilder attention("attn");
   if (json.flag_or("attention_bias", false)) attention.set("bias", 1).set("out_bias", 1);
-  decoder_config(json, std::move(attention), json.flag_or("mlp_bias", false), &config);
+  decoder_config(json, std::move(attention), &config);
   return config;
 }
 

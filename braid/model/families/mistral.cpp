@@ -14,7 +14,7 @@ ModelConfig mistral_config(const JsonObject& json) {
       json.integer_or("sliding_window", written ? 0 : 4096, 1, SpecOptions::kMaxInteger);
   SpecBuilder attention(window > 0 ? "swa" : "attn");
   if (window > 0) attention.value(window);
-  decoder_config(json, std::move(attention), /*mlp_bias=*/false, &config);
+  decoder_config(json, std::move(attention), &config);
   return config;
 }
 

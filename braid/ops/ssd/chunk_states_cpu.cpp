@@ -27,8 +27,8 @@ void chunk_sums(const ChunkSums& a, int64_t index, int64_t h, float* scratch) {
   const int64_t g = h / dims.heads_per_group(), p = dims.head_dim, n = dims.state;
   float* factor = decays.high;  // not needed any more
   for (int64_t t = 0; t < cell.count; ++t) {
-    factor[t] = a.reverse ? decays.from_start[t]
-                          : decays.to_end[t] * a.dt[(cell.begin + t) * dims.heads + h];
+    const float dt = a.dt == nullptr ? 1.0f : a.dt[(cell.begin + t) * dims.heads + h];
+    factor[t] = a.reverse ? decays.from_start[t] : decays.to_end[t] * dt;
   }
   scale_rows(cell.count, p, factor, a.x + cell.begin * dims.x_stride + h * p, dims.x_stride, scaled,
              p);

@@ -115,7 +115,9 @@ void chunk_scores(const ChunkGroup& a, const SsdChunk& cell, int64_t g, const Ma
 void chunk_inputs(const ChunkGroup& a, const SsdChunk& cell, int64_t h, const Matrices& at,
                   float* factor) {
   const SsdDims& dims = a.dims.base;
-  for (int64_t t = 0; t < cell.count; ++t) factor[t] = a.dt[(cell.begin + t) * dims.heads + h];
+  for (int64_t t = 0; t < cell.count; ++t) {
+    factor[t] = a.dt == nullptr ? 1.0f : a.dt[(cell.begin + t) * dims.heads + h];
+  }
   scale_rows(cell.count, dims.head_dim, factor,
              a.x + cell.begin * dims.x_stride + h * dims.head_dim, dims.x_stride, at.u, at.p);
 }

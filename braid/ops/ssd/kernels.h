@@ -102,7 +102,8 @@ void ssd_scale_states(ThreadPool& threads, const SsdDims& dims, const float* dec
 /// Floats of scratch per worker for the kernels below. README.md derives them.
 int64_t ssd_chunk_scratch(const SsdChunkDims& dims);
 
-/// With a_t the running sum of log_decay inside a chunk, inclusive, per chunk and head:
+/// With a_t the running sum of log_decay inside a chunk, inclusive, per chunk and head (dt may be
+/// null: 1):
 /// sums (chunks, H, P, N) <- sum_t exp(a_end - a_t) dt_t x_t b_t^T, or backwards, with no dt,
 /// sum_t exp(a_t) x_t b_t^T. totals (chunks, H) <- exp(a_end). Strides of x and b are those of
 /// dims.

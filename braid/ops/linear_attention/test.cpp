@@ -1,0 +1,257 @@
+// Goal: linear attention equals its reference in all forms, with gradients, for every kind of
+// decay; a token's bits do not depend on cuts, neighbours or threads. Method: naive float64
+// recurrence, complex step on it.
+
+#include "braid/core/tape.h"
+#include "braid/ops/linear_attention/cases.h"
+#include "braid/ops/linear_attention/linear_attention.h"
+#include "braid/ops/linear_attention/reference.h"
+#include "tests/support/numeric.h"
+#include "tests/support/targets.h"
+
+namespace braid {
+namespace {
+
+using namespace test;
+
+constexpr Form kForms[] = {Form::kRecurrent, Form::kChunked};
+
+struct Problem {
+  LinearAttentionInputs in;
+  Tensor initial;
+  SequenceBatch batch;
+  LinearAttentionOptions options;
+};
+
+Problem make_problem(const LinearAttentionCase& c, uint64_t seed, int64_t start = 0) {
+  const LinearAttentionOptions& o = c.options;
+  Problem p{.in = {}, .initial = {}, .batch = {}, .options = o};
+  for (const int64_t length : c.lengths) p.batch.add(length, start);
+  const int64_t tokens = p.batch.tokens(), hk = o.heads * o.key_dim, hv = o.heads * o.value_dim;
+  // One wide tensor, as a projection gives it: q, k and v are column slices of it.
+  const Tensor all = randn({tokens, 2 * hk + hv + o.heads}, seed);
+  p.in.q = all.slice_columns(0, hk);
+  p.in.k = all.slice_columns(hk, 2 * hk);
+  p.in.v = all.slice_columns(2 * hk, 2 * hk + hv);
+  if (c.decay == DecayKind::kPerToken) {
+    Tensor log = all.slice_columns(2 * hk + hv, 2 * hk + hv + o.heads);
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t h = 0; h < o.heads; ++h) {
+        float& at = log.f32()[t * log.row_stride() + h];
+        at = -0.3f * std::abs(at);
+      }
+    }
+    p.in.log_decay = log;
+  } else if (c.decay == DecayKind::kConstant) {
+    std::vector<float> log(static_cast<size_t>(o.heads));
+    for (size_t h = 0; h < log.size(); ++h) log[h] = -0.2f / static_cast<float>(h + 1);
+    p.in.log_decay = host_tensor(log, {o.heads});
+  }
+  p.initial = randn({p.batch.sequences(), o.heads, o.value_dim, o.key_dim}, seed + 4);
+  return p;
+}
+
+LinearAttentionInputs slice(const LinearAttentionInputs& in, int64_t begin, int64_t end) {
+  LinearAttentionInputs out = in;
+  for (Tensor* x : {&out.q, &out.k, &out.v}) *x = x->slice_rows(begin, end);
+  if (in.log_decay.defined() && in.log_decay.rank() == 2) {
+    out.log_decay = in.log_decay.slice_rows(begin, end);
+  }
+  return out;
+}
+
+template <class T>
+reference::LinearAttention<T> reference_of(const Problem& p, int64_t s) {
+  const auto i = static_cast<size_t>(s);
+  const LinearAttentionInputs in = slice(p.in, p.batch.offsets[i], p.batch.offsets[i + 1]);
+  const auto get = [](const Tensor& x) {
+    return x.defined() ? as<T>(values(x)) : std::vector<T>{};
+  };
+  return {.tokens = p.batch.length(s),
+          .heads = p.options.heads,
+          .key_dim = p.options.key_dim,
+          .value_dim = p.options.value_dim,
+          .q = get(in.q),
+          .k = get(in.k),
+          .v = get(in.v),
+          .log_decay = get(in.log_decay),
+          .initial = p.initial.defined() ? get(p.initial.slice_rows(s, s + 1)) : std::vector<T>{}};
+}
+
+reference::LinearAttentionOutput<double> reference_of_all(const Problem& p) {
+  reference::LinearAttentionOutput<double> all;
+  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
+    const auto one = reference::linear_attention(reference_of<double>(p, s));
+    all.y.insert(all.y.end(), one.y.begin(), one.y.end());
+    all.final_state.insert(all.final_state.end(), one.final_state.begin(), one.final_state.end());
+  }
+  return all;
+}
+
+Context make_context(int threads = 2, Form form = Form::kAuto) {
+  return Context({.threads = threads, .poison = true}).with_form(form);
+}
+
+void check_forms_against_reference() {
+  uint64_t seed = 1;
+  for (const LinearAttentionCase& c : linear_attention_test_cases()) {
+    Problem p = make_problem(c, seed += 10, /*start=*/37);
+    if (seed % 20 == 1) p.initial = Tensor();
+    const auto want = reference_of_all(p);
+    const double tol = tolerance(DType::kF32, p.batch.tokens() + p.options.key_dim);
+    for (const Form form : kForms) {
+      Context ctx = make_context(2, form);
+      const auto got = linear_attention(ctx, p.in, p.initial, p.batch, p.options);
+      expect_close(got.y, want.y, tol, c.name);
+      expect_close(got.final_state, want.final_state, tol, c.name);
+    }
+  }
+}
+
+TEST(LinearAttention, MatchesTheReferenceInEveryForm) {
+  on_every_target(check_forms_against_reference);
+}
+
+TEST(LinearAttention, BitsDependOnNeitherCutsNorNeighboursNorThreads) {
+  for (const LinearAttentionCase& c : linear_attention_test_cases()) {
+    const Problem p = make_problem(c, 5);
+    Context one = make_context(1), three = make_context(3);
+    const auto want = linear_attention(one, p.in, p.initial, p.batch, p.options);
+    const auto threaded = linear_attention(three, p.in, p.initial, p.batch, p.options);
+    EXPECT_TRUE(same_bits(threaded.y, want.y)) << c.name;
+    EXPECT_TRUE(same_bits(threaded.final_state, want.final_state)) << c.name;
+    const int64_t size = p.initial.row_count();
+    for (int64_t s = 0; s < p.batch.sequences(); ++s) {
+      const int64_t first = p.batch.offsets[static_cast<size_t>(s)], length = p.batch.length(s);
+      for (const int64_t piece : {int64_t{1}, int64_t{17}, length / 3 + 1}) {
+        std::vector<float> state(p.initial.f32() + s * size, p.initial.f32() + (s + 1) * size);
+        float* const states[] = {state.data()};
+        for (int64_t t = 0; t < length; t += piece) {
+          const int64_t end = std::min(length, t + piece);
+          const Tensor y =
+              linear_attention_in_place(three, slice(p.in, first + t, first + end), states,
+                                        SequenceBatch::single(end - t, t), p.options);
+          ASSERT_TRUE(same_bits(y, want.y.slice_rows(first + t, first + end))) << c.name;
+        }
+        const Tensor wanted = want.final_state.slice_rows(s, s + 1);
+        EXPECT_TRUE(same_bits(host_tensor(state, wanted.shape()), wanted)) << c.name;
+      }
+    }
+  }
+}
+
+constexpr const char* kNames[] = {"q", "k", "v", "log_decay", "initial"};
+
+std::vector<Tensor> gradients_of(Context& base, Problem p, const Tensor& dy,
+                                 const Tensor& d_final) {
+  Tape tape;
+  Context ctx = base.with_tape(&tape);
+  Tensor* const leaves[] = {&p.in.q, &p.in.k, &p.in.v, &p.in.log_decay, &p.initial};
+  for (Tensor* leaf : leaves) {
+    if (leaf->defined()) tape.watch(*leaf);
+  }
+  const auto out = linear_attention(ctx, p.in, p.initial, p.batch, p.options);
+  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
+  std::vector<Tensor> grads;
+  for (const Tensor* leaf : leaves) grads.push_back(leaf->defined() ? tape.grad(*leaf) : Tensor());
+  return grads;
+}
+
+std::vector<double> complex_gradient(const Problem& p, size_t which, const Tensor& dy,
+                                     const Tensor& d_final) {
+  auto in = reference_of<Complex>(p, 0);
+  std::vector<Complex>* const fields[] = {&in.q, &in.k, &in.v, &in.log_decay, &in.initial};
+  std::vector<Complex>& field = *fields[which];
+  std::vector<double> at;
+  for (const Complex& v : field) at.push_back(v.real());
+  const auto dys = values(dy), d_finals = values(d_final);
+  return complex_step(at, [&](const std::vector<Complex>& z) {
+    field = z;
+    const auto out = reference::linear_attention(in);
+    return dot(out.y, dys) + dot(out.final_state, d_finals);
+  });
+}
+
+void check_gradients() {
+  const LinearAttentionOptions o{.heads = 2, .key_dim = 5, .value_dim = 3, .chunk = 4};
+  for (const DecayKind decay : {DecayKind::kNone, DecayKind::kConstant, DecayKind::kPerToken}) {
+    for (const int64_t length : {2, 19}) {
+      const Problem p = make_problem({"", {length}, o, decay}, 21, /*start=*/3);
+      const Tensor dy = randn(p.in.v.shape(), 31), d_final = randn(p.initial.shape(), 32);
+      for (const Form form : kForms) {
+        Context ctx = make_context(2, form);
+        const auto got = gradients_of(ctx, p, dy, d_final);
+        for (size_t i = 0; i < 5; ++i) {
+          if (i == 3 && decay == DecayKind::kNone) continue;
+          // A decay gathers from all later tokens and the whole state of its head.
+          const int64_t terms = i == 3 ? length * o.key_dim * o.value_dim : 64;
+          expect_close(got[i], complex_gradient(p, i, dy, d_final), tolerance(DType::kF32, terms),
+                       kNames[i]);
+        }
+      }
+    }
+  }
+}
+
+TEST(LinearAttention, GradientsMatchComplexStep) { on_every_target(check_gradients); }
+
+TEST(LinearAttention, GradientsOfBothFormsAgreeOnPackedSequencesAndLargeHeads) {
+  const LinearAttentionCase cases[] = {
+      {"packed", {70, 0, 1, 65}, {.heads = 2, .key_dim = 20, .value_dim = 40}},
+      {"large", {90}, {.heads = 1, .key_dim = 256, .value_dim = 512}, DecayKind::kConstant}};
+  for (const LinearAttentionCase& c : cases) {
+    const Problem p = make_problem(c, 41);
+    const Tensor dy = randn(p.in.v.shape(), 51), d_final = randn(p.initial.shape(), 52);
+    Context recurrent = make_context(1, Form::kRecurrent), chunked = make_context(3);
+    const auto want = gradients_of(recurrent, p, dy, d_final);
+    const auto got = gradients_of(chunked, p, dy, d_final);
+    for (size_t i = 0; i < 5; ++i) {
+      expect_close(got[i], want[i], tolerance(DType::kF32, c.options.key_dim * c.options.value_dim),
+                   kNames[i]);
+    }
+  }
+}
+
+TEST(LinearAttention, DividesEachHeadByItsNormaliser) {
+  Context ctx = make_context();
+  for (const int64_t value_dim : {1, 5, 64, 65}) {
+    Tensor y = randn({7, 3 * value_dim + 2}, 1).slice_columns(1, 1 + 3 * value_dim);
+    Tensor n = randn({7, 3}, 2);
+    for (int64_t i = 0; i < n.count(); ++i) n.f32()[i] = std::abs(n.f32()[i]) + 0.5f;
+    const auto y_values = values(y), n_values = values(n);
+    const Tensor dout = randn(y.shape(), 3);
+    Tape tape;
+    tape.watch(y);
+    tape.watch(n);
+    Context taped = ctx.with_tape(&tape);
+    const Tensor out = divide_heads(taped, y, n, 0.25f);
+    tape.backward(ctx, {out}, {dout});
+    const double tol = tolerance(DType::kF32, value_dim);
+    expect_close(out, reference::divide_heads(y_values, n_values, 0.25), tol, "out");
+    const auto dy = complex_step(y_values, [&](const std::vector<Complex>& z) {
+      return dot(reference::divide_heads(z, as<Complex>(n_values), 0.25), values(dout));
+    });
+    const auto dn = complex_step(n_values, [&](const std::vector<Complex>& z) {
+      return dot(reference::divide_heads(as<Complex>(y_values), z, 0.25), values(dout));
+    });
+    expect_close(tape.grad(y), dy, tol, "dy");
+    expect_close(tape.grad(n), dn, tol, "dn");
+  }
+}
+
+TEST(LinearAttention, RefusesWrongShapes) {
+  const Problem p = make_problem({"", {4}, {.heads = 2, .key_dim = 3, .value_dim = 5}}, 1);
+  Context ctx = make_context();
+  LinearAttentionInputs wrong = p.in;
+  wrong.k = wrong.v;
+  EXPECT_THROW(linear_attention(ctx, wrong, {}, p.batch, p.options), Error);
+  wrong = p.in;
+  wrong.log_decay = randn({3}, 1);
+  EXPECT_THROW(linear_attention(ctx, wrong, {}, p.batch, p.options), Error);
+  EXPECT_THROW(linear_attention(ctx, p.in, p.in.v, p.batch, p.options), Error);
+  EXPECT_THROW(linear_attention_in_place(ctx, p.in, {}, p.batch, p.options), Error);
+  EXPECT_THROW(divide_heads(ctx, p.in.v, randn({4, 3}, 1), 0), Error);
+}
+
+}  // namespace
+}  // namespace braid

@@ -42,6 +42,10 @@ constexpr const char* kBamba = R"({"model_type": "bamba", "vocab_size": 256, "hi
   "num_hidden_layers": 3, "attn_layer_indices": [1], "num_attention_heads": 4,
   "num_key_value_heads": 2, "intermediate_size": 96, "mamba_n_heads": 8, "mamba_d_head": "auto",
   "mamba_d_state": 16})";
+constexpr const char* kFalconH1 = R"({"model_type": "falcon_h1", "vocab_size": 256,
+  "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "head_dim": 16, "intermediate_size": 96, "mamba_n_heads": 6, "mamba_d_head": 16,
+  "mamba_d_ssm": 96, "mamba_d_state": 16})";
 constexpr const char* kNative = R"({"model_type": "braid", "vocab_size": 256, "hidden_size": 64,
   "stack": "(swa:16 swiglu)x2 mamba2:state=16"})";
 
@@ -69,6 +73,10 @@ TEST(Config, ReadsTheReferenceCheckpoints) {
        "mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm_groups=1 swiglu:hidden=96 "
        "attn:heads=4,kv=2,dim=16,theta=10000,partial=0.5 swiglu:hidden=96 "
        "mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm_groups=1 swiglu:hidden=96"},
+      {"falcon_h1",
+       "(attn:heads=4,kv=2,dim=16,theta=10000,scale=0.15,in_scale=1.1,out_scale=0.9|"
+       "mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm=0,scales=0.5/0.6/0.7/0.8/1.3,"
+       "in_scale=1.25,out_scale=0.75 swiglu:hidden=96,gate_scale=1.2,out_scale=0.8)x2"},
   };
   for (const auto& [name, stack] : kCases) {
     SCOPED_TRACE(name);
@@ -162,6 +170,25 @@ TEST(Config, ReadsBambaKeys) {
   EXPECT_NE(stack(R"({"attention_bias": true})").find("attn:bias=1,out_bias=1"), std::string::npos);
 }
 
+TEST(Config, ReadsFalconH1Keys) {
+  const auto stack = [](const char* patch) {
+    return print_stack(patched(kFalconH1, patch).sublayers);
+  };
+  const std::string mamba = "|mamba2:state=16,head=16,heads=6,groups=1,conv=4";
+  EXPECT_EQ(stack("{}"),
+            "attn:heads=4,kv=2,dim=16,theta=10000" + mamba + ",norm=0 swiglu:hidden=96");
+  EXPECT_NE(stack(R"({"mamba_rms_norm": true})").find(mamba + ",norm_before_gate=1 "),
+            std::string::npos);
+  EXPECT_NE(stack(R"({"mamba_rms_norm": true, "mamba_norm_before_gate": false})").find(mamba + " "),
+            std::string::npos);
+  EXPECT_NE(stack(R"({"projectors_bias": true})").find(mamba + ",out_bias=1,"), std::string::npos);
+  EXPECT_NE(stack(R"({"mamba_proj_bias": true})").find(mamba + ",bias=1,out_bias=0,"),
+            std::string::npos);
+  const ModelConfig config = load_config(golden("falcon_h1"));
+  EXPECT_EQ(config.embedding_scale, 1.5);
+  EXPECT_EQ(config.logit_scale, 0.7);
+}
+
 TEST(Config, RefusesByKey) {
   const std::tuple<const char*, const char*, const char*> kCases[] = {
       {kLlama, R"({"model_type": "gpt2"})",
@@ -218,6 +245,12 @@ TEST(Config, RefusesByKey) {
        "c: mamba_n_groups is 3, want a divisor of mamba_n_heads, 8"},
       {kBamba, R"({"mamba_n_heads": 1000})",
        "c: mamba_n_heads * mamba_d_head is 1000 * 0 = 0, want"},
+      {kFalconH1, R"({"mamba_d_ssm": 100})",
+       "c: mamba_n_heads * mamba_d_head is 6 * 16 = 96, want mamba_d_ssm = 100"},
+      {kFalconH1, R"({"ssm_multipliers": [1, 2, 3]})",
+       "c: ssm_multipliers is a list of 3, want a list of 5"},
+      {kFalconH1, R"({"mlp_multipliers": 1})", "c: mlp_multipliers is 1, want"},
+      {kFalconH1, R"({"key_multiplier": 0})", "c: key_multiplier is 0, want"},
       {kNative, R"({"stack": null})", "c: stack is missing"},
       {kNative, R"({"stack": "(attn"})", "c: stack: column 6: found the end"},
       {kNative, R"({"width": 64})", "c: both hidden_size and width are given"},

@@ -6,6 +6,7 @@
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
 #include "braid/nn/mixers/mamba2.h"
+#include "braid/nn/multipliers.h"
 #include "braid/nn/sublayer.h"
 
 namespace braid {
@@ -63,7 +64,7 @@ std::unique_ptr<Sublayer> make_sublayer(const SublayerSpec& spec, const Sublayer
          spec.column, spec.name, known);
   }
   SpecOptions options(spec);
-  auto sublayer = entry->make(config, options);
+  auto sublayer = with_multipliers(entry->make(config, options), options);
   options.done();
   return sublayer;
 }

@@ -44,6 +44,24 @@ INSTANTIATE_TEST_SUITE_P(Registry, Laws,
                                              sublayer_registry().end()),
                          [](const auto& entry) { return std::string(entry.param.name); });
 
+// Options that change what an entry computes.
+constexpr SublayerEntry kVariants[] = {
+    {"attn_scales",
+     nullptr,
+     {.state_grows = true},
+     "attn:heads=4,kv=2,scale=0.15,in_scale=1.1,out_scale=-0.9",
+     ""},
+    {"mamba2_scales",
+     nullptr,
+     {},
+     "mamba2:state=16,head=16,groups=2,norm=0,scales=0.5/0.6/0.7/0.8/1.3,in_scale=1.25,out_bias=1",
+     ""},
+    {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
+};
+
+INSTANTIATE_TEST_SUITE_P(Variants, Laws, ::testing::ValuesIn(kVariants),
+                         [](const auto& entry) { return std::string(entry.param.name); });
+
 // A sublayer that is right but for one fault.
 enum class Fault {
   kChunkedForm,

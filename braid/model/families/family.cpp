@@ -8,7 +8,7 @@ namespace braid {
 
 std::span<const Family* const> families() {
   static constexpr const Family* kFamilies[] = {&kLlamaFamily, &kMistralFamily, &kMamba2Family,
-                                                &kBambaFamily};
+                                                &kBambaFamily, &kFalconH1Family};
   return kFamilies;
 }
 

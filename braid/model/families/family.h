@@ -32,7 +32,7 @@ struct Family {
   bool (*ignorable)(std::string_view name);
 };
 
-extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily;
+extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family;
 
 /// All of them, in one table.
 std::span<const Family* const> families();
@@ -100,6 +100,7 @@ struct Mamba2Keys {
   std::string_view expand = "mamba_expand";
   std::string_view inner = {};  // heads * head, where a key says so; else expand * hidden_size
   std::string_view bias = "mamba_proj_bias";
+  std::string_view out_bias = {};  // of the output projection, where it has a key of its own
   std::string_view conv_bias = "mamba_conv_bias";
   int64_t default_head = 0;  // 0: what heads leave of the inner width
   int64_t default_groups = 1;

@@ -79,7 +79,10 @@ SpecBuilder mamba2_options(const JsonObject& json, int64_t width, const Mamba2Ke
       .set("conv", json.integer_or(keys.conv, 4, 1, 64));
   if (keys.norm_groups > 0) mixer.set("norm_groups", keys.norm_groups);
   time_step_limit(json, &mixer);
-  if (json.flag_or(keys.bias, false)) mixer.set("bias", 1);
+  const bool bias = json.flag_or(keys.bias, false);
+  const bool out_bias = keys.out_bias.empty() ? bias : json.flag_or(keys.out_bias, false);
+  if (bias) mixer.set("bias", 1);
+  if (out_bias != bias) mixer.set("out_bias", out_bias ? 1 : 0);
   if (!json.flag_or(keys.conv_bias, true)) mixer.set("conv_bias", 0);
   return mixer;
 }

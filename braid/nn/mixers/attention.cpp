@@ -57,6 +57,7 @@ AttentionMixer::AttentionMixer(const SublayerConfig& config, SpecOptions& option
   }
   head_dim_ = options.integer("dim", D / attention_.heads);
   if (head_dim_ % 8 != 0) options.refuse("dim", "a multiple of 8");
+  attention_.scale = options.number("scale", 0, 1e-6, 1e6);
   rope_ = read_rope(options, head_dim_);
   const int64_t q = attention_.heads * head_dim_;
   const int64_t kv = attention_.kv_heads * head_dim_;

@@ -10,11 +10,11 @@ namespace braid {
 /// whole past, `swa:W` over the last W tokens (the token itself included).
 ///
 /// Options: heads (width / 64, at least 1), kv (= heads), dim (width / heads), bias and out_bias
-/// (0), and the rotary ones: rope (default | none | linear | dynamic | yarn | llama3 | longrope),
-/// theta, partial, interleaved, factor, original, low, high, beta_fast, beta_slow,
-/// attention_factor, short, long, max.
-/// Parameters: qkv_proj ((H + 2 Hkv) hd, D) with the rows of q, then k, then v; o_proj (D, H hd).
-/// State: k, v (Hkv hd) a token in the model's dtype; pages without end, or a ring of W.
+/// (0), scale (of the scores, dim^-0.5; a multiplier of the keys goes in here), and the rotary
+/// ones: rope (default | none | linear | dynamic | yarn | llama3 | longrope), theta, partial,
+/// interleaved, factor, original, low, high, beta_fast, beta_slow, attention_factor, short, long,
+/// max. Parameters: qkv_proj ((H + 2 Hkv) hd, D) with the rows of q, then k, then v; o_proj (D, H
+/// hd). State: k, v (Hkv hd) a token in the model's dtype; pages without end, or a ring of W.
 class AttentionMixer final : public Sublayer {
  public:
   /// `windowed`: the first positional option is the window.

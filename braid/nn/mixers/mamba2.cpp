@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "braid/ops/activation/activation.h"
+#include "braid/ops/elementwise/elementwise.h"
 #include "braid/ops/gated_rms_norm/gated_rms_norm.h"
 #include "braid/ops/short_conv/short_conv.h"
 #include "braid/ops/view/view.h"
@@ -43,6 +45,7 @@ Mamba2Mixer::Mamba2Mixer(const SublayerConfig& config, SpecOptions& options)
   if (ssd_.heads % ssd_.groups != 0) options.refuse("groups", "a divisor of the heads");
   const int64_t E = ssd_.heads * ssd_.head_dim;
   const int64_t channels = E + 2 * ssd_.groups * ssd_.state;
+  norm_ = options.flag("norm", true);
   norm_groups_ = options.integer("norm_groups", ssd_.groups);
   if (E % norm_groups_ != 0) options.refuse("norm_groups", "a divisor of the inner width");
   norm_before_gate_ = options.flag("norm_before_gate", false);
@@ -54,9 +57,17 @@ Mamba2Mixer::Mamba2Mixer(const SublayerConfig& config, SpecOptions& options)
   conv_width_ = options.integer("conv", 4, 2, 16);
   conv_bias_ = options.flag("conv_bias", true);
   const bool bias = options.flag("bias", false);
+  const bool out_bias = options.flag("out_bias", bias);
+  const std::vector<double> scales = options.numbers("scales", -1e6, 1e6);
+  if (!scales.empty()) {
+    if (scales.size() != 5) options.refuse("scales", "five numbers, of z, x, B, C and dt");
+    const int64_t GN = ssd_.groups * ssd_.state;
+    const int64_t widths[] = {E, E, GN, GN, ssd_.heads};
+    for (size_t i = 0; i < 5; ++i) scales_.push_back({widths[i], static_cast<float>(scales[i])});
+  }
 
   in_proj_ = Linear("in_proj", D, E + channels + ssd_.heads, bias, projection_init(D));
-  out_proj_ = Linear("out_proj", E, D, bias, residual_init(E, config.count));
+  out_proj_ = Linear("out_proj", E, D, out_bias, residual_init(E, config.count));
   const float bound = 1.0f / std::sqrt(static_cast<float>(conv_width_));
   conv_weight_ = {.name = "conv1d.weight",
                   .shape = {channels, conv_width_},
@@ -74,7 +85,9 @@ Tensor Mamba2Mixer::forward(Context& ctx, const Tensor& x, Stream& stream,
   const SequenceBatch& batch = stream.batch();
   const int64_t E = ssd_.heads * ssd_.head_dim, GN = ssd_.groups * ssd_.state;
   const int64_t of_projection[] = {E, E + 2 * GN, ssd_.heads};
-  const auto z_xBC_dt = split_columns(ctx, in_proj_.forward(ctx, x), of_projection);
+  Tensor projected = in_proj_.forward(ctx, x);
+  if (!scales_.empty()) projected = scale_columns(ctx, projected, scales_);
+  const auto z_xBC_dt = split_columns(ctx, projected, of_projection);
 
   const ShortConvOptions conv{.silu = true};
   const Tensor conv_bias = conv_bias_ ? conv_bias_parameter_.value : Tensor{};
@@ -94,10 +107,14 @@ Tensor Mamba2Mixer::forward(Context& ctx, const Tensor& x, Stream& stream,
                          .d = D_.value};
   const Tensor y = state == nullptr ? ssd(ctx, inputs, {}, batch, ssd_).y
                                     : ssd_in_place(ctx, inputs, state->fixed(1), batch, ssd_);
-  return out_proj_.forward(
-      ctx,
-      gated_rms_norm(ctx, y, z_xBC_dt[0], norm_weight_.value,
-                     {.groups = norm_groups_, .eps = eps_, .norm_before_gate = norm_before_gate_}));
+  return out_proj_.forward(ctx, gate(ctx, y, z_xBC_dt[0]));
+}
+
+Tensor Mamba2Mixer::gate(Context& ctx, const Tensor& y, const Tensor& z) const {
+  if (!norm_) return multiply(ctx, y, activation(ctx, z, Activation::kSilu));
+  return gated_rms_norm(
+      ctx, y, z, norm_weight_.value,
+      {.groups = norm_groups_, .eps = eps_, .norm_before_gate = norm_before_gate_});
 }
 
 StateSpec Mamba2Mixer::state_spec() const {
@@ -111,7 +128,8 @@ std::vector<Parameter*> Mamba2Mixer::parameters() {
   in_proj_.collect(out);
   out.push_back(&conv_weight_);
   if (conv_bias_) out.push_back(&conv_bias_parameter_);
-  out.insert(out.end(), {&dt_bias_, &A_log_, &D_, &norm_weight_});
+  out.insert(out.end(), {&dt_bias_, &A_log_, &D_});
+  if (norm_) out.push_back(&norm_weight_);
   out_proj_.collect(out);
   return out;
 }

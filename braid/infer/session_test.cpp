@@ -8,23 +8,17 @@
 
 #include <cmath>
 
+#include "tests/support/bits.h"
 #include "tests/support/files.h"
 #include "tests/support/small_model.h"
 
 namespace braid {
 namespace {
 
+using test::bits_are_promised;
 using test::expect_refused;
 using test::random_tokens;
 using test::SmallModel;
-
-bool bits_are_promised() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-#else
-  return false;
-#endif
-}
 
 void expect_same(const Session& got, const Session& want, const std::string& what) {
   EXPECT_EQ(got.position(), want.position()) << what;

@@ -30,7 +30,7 @@ constexpr SublayerEntry kRegistry[] = {
      "the same over a sliding window of W tokens"},
     {"mamba2",
      &make<Mamba2Mixer>,
-     {},
+     {.state_gradients = true},
      "mamba2:state=16,head=16,groups=2",
      "selective state space (SSD) with a short convolution"},
     {"swiglu",

@@ -176,18 +176,36 @@ void State::load(int64_t position, const std::vector<std::vector<std::vector<Ten
 }
 
 std::vector<float*> LayerState::fixed(size_t slot) const {
+  check(tensors_ == nullptr,
+        "state: a sublayer overwrites slot {}, want a sublayer that differentiates its state",
+        slot);
   std::vector<float*> out;
   for (State* state : states_) out.push_back(state->fixed(sublayer_, offset_ + slot));
   return out;
 }
 
 std::vector<PageTable> LayerState::pages(size_t slot) const {
+  check(tensors_ == nullptr,
+        "state: slot {} keeps a row a token, want a sublayer that differentiates its state", slot);
   std::vector<PageTable> out;
   for (size_t s = 0; s < states_.size(); ++s) {
     out.push_back(
         states_[s]->pages(sublayer_, offset_ + slot, batch_.length(static_cast<int64_t>(s))));
   }
   return out;
+}
+
+Tensor LayerState::initial(size_t slot) const {
+  assert(has_tensors());
+  const size_t i = offset_ + slot;
+  return i < tensors_->initial.size() ? tensors_->initial[i] : Tensor{};
+}
+
+void LayerState::set_last(size_t slot, Tensor value) const {
+  assert(has_tensors());
+  const size_t i = offset_ + slot;
+  if (tensors_->last.size() <= i) tensors_->last.resize(i + 1);
+  tensors_->last[i] = std::move(value);
 }
 
 LayerState LayerState::branch(size_t offset) const {

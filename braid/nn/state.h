@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "braid/core/context.h"
@@ -93,15 +94,32 @@ class State {
   int64_t position_ = 0;
 };
 
-/// What one sublayer sees of the states of a batch. Sequence s of the batch is states[s].
+/// The fixed slots of one sublayer as tensors, through which gradients flow from one piece of a
+/// sequence to the one before: back-propagation through time, cut where the caller lets the tape
+/// go.
+struct SlotTensors {
+  std::vector<Tensor> initial;  // by slot, (S, slot shape...) float32; absent: zeros
+  std::vector<Tensor> last;     // the same after the last row, set by forward
+};
+
+/// What one sublayer sees of the states of a batch. Sequence s of the batch is states[s], or row s
+/// of every tensor. A mixer reaches its fixed slots by through_slot, which serves both.
 class LayerState {
  public:
   LayerState(std::span<State* const> states, size_t sublayer, const SequenceBatch& batch)
       : states_(states), sublayer_(sublayer), batch_(batch) {}
+  LayerState(SlotTensors& tensors, const SequenceBatch& batch)
+      : sublayer_(0), batch_(batch), tensors_(&tensors) {}
 
-  /// Slot numbers are positions in the sublayer's own StateSpec.
+  /// Slot numbers are positions in the sublayer's own StateSpec. Both refuse a state of tensors.
   std::vector<float*> fixed(size_t slot) const;
   std::vector<PageTable> pages(size_t slot) const;
+
+  /// True for a state of tensors, which has these instead.
+  bool has_tensors() const { return tensors_ != nullptr; }
+  Tensor initial(size_t slot) const;
+  void set_last(size_t slot, Tensor value) const;
+
   /// The same states for a branch whose slots begin at `offset` (parallel sublayers).
   LayerState branch(size_t offset) const;
 
@@ -109,7 +127,23 @@ class LayerState {
   std::span<State* const> states_;
   size_t sublayer_;
   const SequenceBatch& batch_;
+  SlotTensors* tensors_ = nullptr;
   size_t offset_ = 0;
 };
+
+/// Runs an op over fixed slot `slot` of `state`, which may be null, and returns its y:
+///
+///   out_of_place(initial)   the differentiable op: takes the state before the first row (absent:
+///                           zeros), returns a struct with `y` and `final_state`
+///   in_place(blocks)        the op that overwrites a block per sequence and returns y
+template <class OutOfPlace, class InPlace>
+Tensor through_slot(const LayerState* state, size_t slot, OutOfPlace&& out_of_place,
+                    InPlace&& in_place) {
+  if (state == nullptr) return out_of_place(Tensor{}).y;
+  if (!state->has_tensors()) return in_place(state->fixed(slot));
+  auto result = out_of_place(state->initial(slot));
+  state->set_last(slot, std::move(result.final_state));
+  return std::move(result.y);
+}
 
 }  // namespace braid

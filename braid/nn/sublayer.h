@@ -67,7 +67,8 @@ class Sublayer {
   virtual ~Sublayer() = default;
 
   /// y, x (N, D) packed as `stream.batch()`. Without `state` every sequence begins at its first row
-  /// with the zero state; with it, `state` is read and left as after the last row.
+  /// with the zero state; with it, `state` is read and left as after the last row. A state of
+  /// tensors (SlotTensors) is differentiated where Traits::state_gradients says so, else refused.
   virtual Tensor forward(Context& ctx, const Tensor& x, Stream& stream,
                          const LayerState* state) const = 0;
   virtual StateSpec state_spec() const { return {}; }
@@ -82,6 +83,9 @@ struct Traits {
   bool causal = true;
   bool streams = true;       // can carry a state
   bool state_grows = false;  // with the number of tokens
+  /// Accepts a state of tensors and differentiates it. Never so where the state is keys and values,
+  /// one row a token: those are exempt.
+  bool state_gradients = false;
 };
 
 /// One line of the registry.

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "braid/model/stack_spec.h"
+#include "tests/support/bits.h"
 #include "tests/support/numeric.h"
 
 namespace braid::test {
@@ -42,14 +43,6 @@ Tensor concatenate(const std::vector<Tensor>& parts) {
 
 }  // namespace
 
-bool bits_are_promised() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-#else
-  return false;
-#endif
-}
-
 Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype, bool trainable) {
   Subject subject;
   subject.config = {.width = kWidth, .state_dtype = state_dtype, .index = 0, .count = 2};
@@ -65,6 +58,13 @@ Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype, b
 Tensor Subject::run(Context& ctx, const Tensor& x, const SequenceBatch& batch) const {
   Stream stream(batch);
   return layer->forward(ctx, x, stream, nullptr);
+}
+
+Tensor Subject::run_tensors(Context& ctx, const Tensor& x, const SequenceBatch& batch,
+                            SlotTensors& state) const {
+  Stream stream(batch, 4096);
+  const LayerState view(state, batch);
+  return layer->forward(ctx, x, stream, &view);
 }
 
 State Subject::make_state(const Context& ctx) const {
@@ -235,117 +235,6 @@ std::string reads_no_stale_memory(const Subject& subject) {
   const Tensor want = subject.run(clean, x, SequenceBatch::single(T));
   return compare(subject.run(poisoned, x, SequenceBatch::single(T)), want, T,
                  "with memory full of NaN");
-}
-
-namespace {
-
-double loss_of(Context& ctx, const Subject& subject, const Tensor& x, const SequenceBatch& batch,
-               const std::vector<double>& dy) {
-  return dot(values(subject.run(ctx, x, batch)), dy);
-}
-
-// Central difference of the loss along one direction of one float32 tensor, which is moved in
-// place. `move` is told after each move so that packed copies follow.
-double difference(Tensor& value, const std::vector<double>& direction, double h,
-                  const std::function<double()>& loss) {
-  float* data = value.f32();
-  const std::vector<float> before(data, data + value.count());
-  double f[2];
-  for (int sign : {0, 1}) {
-    for (size_t i = 0; i < before.size(); ++i) {
-      data[i] = static_cast<float>(before[i] + (sign == 0 ? h : -h) * direction[i]);
-    }
-    f[sign] = loss();
-  }
-  std::copy(before.begin(), before.end(), data);
-  return (f[0] - f[1]) / (2 * h);
-}
-
-struct Gradients {
-  Tensor dx;
-  Tape::Sinks sinks;
-};
-
-Gradients gradients(Context& ctx, const Subject& subject, Tensor x, const SequenceBatch& batch,
-                    const Tensor& dy, bool again) {
-  Gradients out;
-  for (Parameter* p : subject.layer->parameters()) {
-    out.sinks[p->value.grad_id()] = ctx.zeros(p->shape);
-  }
-  Tape tape(&out.sinks);
-  tape.watch(x);
-  Context taped = ctx.with_tape(&tape);
-  Tensor y;
-  if (again) {
-    y = recompute(taped, {x}, [&](Context& inner, const std::vector<Tensor>& inputs) {
-      return std::vector<Tensor>{subject.run(inner, inputs[0], batch)};
-    })[0];
-  } else {
-    y = subject.run(taped, x, batch);
-  }
-  tape.backward(ctx, {y}, {dy});
-  out.dx = tape.grad(x);
-  return out;
-}
-
-}  // namespace
-
-std::string gradients_match_differences(Context& ctx, const Subject& subject) {
-  SequenceBatch batch;
-  for (const int64_t n : {9, 1, 70}) batch.add(n);
-  Tensor x = input(batch.tokens(), 23);
-  const Tensor dy = input(batch.tokens(), 24);
-  const std::vector<double> dy_values = values(dy);
-  Gradients g = gradients(ctx, subject, x, batch, dy, false);
-  x.set_grad_id(0);
-
-  // A float32 forward of n terms carries a relative error of about 2^-24 sqrt(n), which a
-  // difference divides by h; its truncation is of order h^2. At h = 2^-8 both are near 1e-5 of the
-  // gradient's scale, taken here as the sum of the terms' magnitudes along the direction.
-  constexpr double h = 0x1p-8, bound = 2e-3;
-  const auto check_one = [&](const std::string& name, Tensor& value, const Tensor& gradient,
-                             const std::function<void()>& moved) -> std::string {
-    if (!gradient.defined()) return name + ": no gradient arrived";
-    const auto direction = values(randn(value.shape(), 25));
-    const auto gv = values(gradient);
-    double want = 0, norm = 0;
-    for (size_t i = 0; i < gv.size(); ++i) {
-      want += gv[i] * direction[i];
-      norm += gv[i] * gv[i];
-    }
-    const double got = difference(value, direction, h, [&] {
-      moved();
-      return loss_of(ctx, subject, x, batch, dy_values);
-    });
-    moved();
-    const double error = std::abs(got - want) / std::max(std::sqrt(norm), 1e-3);
-    if (error <= bound * std::sqrt(static_cast<double>(gv.size())) / 8 + bound) return "";
-    return fmt::format("{}: gradient along a direction is {}, differences give {}", name, want,
-                       got);
-  };
-  std::string broken = check_one("x", x, g.dx, [] {});
-  for (Parameter* p : subject.layer->parameters()) {
-    if (!broken.empty()) break;
-    broken = check_one(p->name, p->value, g.sinks[p->value.grad_id()], [&] {
-      if (p->matrix) p->weight.repack(ctx);
-    });
-  }
-  return broken;
-}
-
-std::string recompute_changes_nothing(Context& ctx, const Subject& subject) {
-  SequenceBatch batch;
-  for (const int64_t n : {9, 70}) batch.add(n);
-  const Tensor x = input(batch.tokens(), 26), dy = input(batch.tokens(), 27);
-  Gradients once = gradients(ctx, subject, x, batch, dy, false);
-  Gradients again = gradients(ctx, subject, x, batch, dy, true);
-  if (!same_bits(once.dx, again.dx)) return "dx differs";
-  for (Parameter* p : subject.layer->parameters()) {
-    if (!same_bits(once.sinks[p->value.grad_id()], again.sinks[p->value.grad_id()])) {
-      return p->name + ": gradient differs";
-    }
-  }
-  return "";
 }
 
 }  // namespace braid::test

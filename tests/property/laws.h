@@ -20,16 +20,15 @@ struct Subject {
   /// One sequence through a carried state, in pieces of the given lengths.
   Tensor run_pieces(Context& ctx, const Tensor& x, const std::vector<int64_t>& pieces,
                     State& state) const;
+  /// A packed batch through a state of tensors.
+  Tensor run_tensors(Context& ctx, const Tensor& x, const SequenceBatch& batch,
+                     SlotTensors& state) const;
   State make_state(const Context& ctx) const;
 };
 
 /// From a registry example such as "swa:24,heads=4", at width 64.
 Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype = DType::kF32,
                      bool trainable = false);
-
-/// True where equal functions must be equal bit for bit (AVX-512); elsewhere they are compared to
-/// rounding.
-bool bits_are_promised();
 
 // Each draws its inputs from a fixed seed.
 std::string forms_agree(Context& ctx, const Subject& subject);
@@ -44,6 +43,10 @@ std::string returns_to_a_mark(Context& ctx, const Subject& subject);
 std::string reads_no_stale_memory(const Subject& subject);
 /// Inputs and parameters, along random directions, against central differences.
 std::string gradients_match_differences(Context& ctx, const Subject& subject);
+/// The same with the state that a piece starts from and the one it leaves in the loss.
+std::string state_gradients_match_differences(Context& ctx, const Subject& subject);
+/// A sequence in pieces, the state handed on, has the outputs and gradients of the whole.
+std::string gradients_flow_through_pieces(Context& ctx, const Subject& subject);
 /// Recomputing a sublayer in the backward pass changes no gradient.
 std::string recompute_changes_nothing(Context& ctx, const Subject& subject);
 

@@ -4,7 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "braid/model/stack_spec.h"
 #include "tests/property/laws.h"
+#include "tests/support/files.h"
+#include "tests/support/numeric.h"
 
 namespace braid::test {
 namespace {
@@ -34,6 +39,26 @@ TEST_P(Laws, ReturnsToAMark) { EXPECT_EQ(returns_to_a_mark(ctx_, subject()), "")
 TEST_P(Laws, ReadsNoStaleMemory) { EXPECT_EQ(reads_no_stale_memory(subject()), ""); }
 TEST_P(Laws, GradientsMatchDifferences) {
   EXPECT_EQ(gradients_match_differences(ctx_, subject(DType::kF32, true)), "");
+}
+TEST_P(Laws, GradientsThroughTheState) {
+  Subject s = subject(DType::kF32, true);
+  const StateSpec slots = s.layer->state_spec();
+  if (slots.empty()) return;
+  const std::string name = parse_stack(GetParam().example).at(0).branches.at(0).name;
+  if (find_sublayer(name)->traits.state_gradients) {
+    EXPECT_EQ(state_gradients_match_differences(ctx_, s), "");
+    EXPECT_EQ(gradients_flow_through_pieces(ctx_, s), "");
+    return;
+  }
+  SlotTensors state;
+  expect_refused(
+      [&] {
+        s.run_tensors(ctx_, randn({3, 64}, 1), SequenceBatch::single(3), state);
+      },
+      "want a sublayer that differentiates its state");
+  const bool exempt = std::ranges::any_of(
+      slots, [](const SlotSpec& slot) { return slot.kind != SlotKind::kFixed; });
+  if (!exempt) GTEST_SKIP() << name << " does not differentiate its state";
 }
 TEST_P(Laws, RecomputeChangesNothing) {
   EXPECT_EQ(recompute_changes_nothing(ctx_, subject(DType::kF32, true)), "");
@@ -72,7 +97,8 @@ enum class Fault {
   kHidesState,
   kSeesTheBatch,
   kCountsThreads,
-  kLosesGradient
+  kLosesGradient,
+  kLosesStateGradient
 };
 
 class Faulty final : public Sublayer {
@@ -83,6 +109,9 @@ class Faulty final : public Sublayer {
                  const LayerState* state) const override {
     if (fault_ == Fault::kForgetsState && state != nullptr && stream.batch().starts[0] > 0) {
       return inner_->forward(ctx, x, stream, nullptr);
+    }
+    if (fault_ == Fault::kLosesStateGradient && state != nullptr && state->has_tensors()) {
+      return forward_detached(ctx, x, stream, *state);
     }
     Tensor y = inner_->forward(ctx, x, stream, state);
     Tensor moved = ctx.to_host(y);
@@ -106,6 +135,19 @@ class Faulty final : public Sublayer {
   std::vector<Parameter*> parameters() override { return inner_->parameters(); }
 
  private:
+  Tensor forward_detached(Context& ctx, const Tensor& x, Stream& stream,
+                          const LayerState& state) const {
+    SlotTensors tensors;
+    for (size_t j = 0; j < state_spec().size(); ++j) {
+      tensors.initial.push_back(state.initial(j));
+      tensors.initial.back().set_grad_id(0);
+    }
+    const LayerState detached(tensors, stream.batch());
+    Tensor y = inner_->forward(ctx, x, stream, &detached);
+    for (size_t j = 0; j < tensors.last.size(); ++j) state.set_last(j, tensors.last[j]);
+    return y;
+  }
+
   std::unique_ptr<Sublayer> inner_;
   Fault fault_;
   mutable int calls_ = 0;
@@ -131,6 +173,9 @@ TEST(PlantedFaults, EachIsCaught) {
   EXPECT_NE(forks_are_independent(ctx, with(Fault::kHidesState, ctx)), "");
   EXPECT_NE(returns_to_a_mark(ctx, with(Fault::kHidesState, ctx)), "");
   EXPECT_NE(gradients_match_differences(ctx, with(Fault::kLosesGradient, ctx, true)), "");
+  EXPECT_NE(state_gradients_match_differences(ctx, with(Fault::kLosesStateGradient, ctx, true)),
+            "");
+  EXPECT_NE(gradients_flow_through_pieces(ctx, with(Fault::kLosesStateGradient, ctx, true)), "");
 }
 
 }  // namespace

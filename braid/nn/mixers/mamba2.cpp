@@ -92,11 +92,15 @@ Tensor Mamba2Mixer::forward(Context& ctx, const Tensor& x, Stream& stream,
   const ShortConvOptions conv{.silu = true};
   const Tensor conv_bias = conv_bias_ ? conv_bias_parameter_.value : Tensor{};
   const int64_t of_conv[] = {E, GN, GN};
-  const Tensor xBC =
-      state == nullptr
-          ? short_conv(ctx, z_xBC_dt[1], conv_weight_.value, conv_bias, {}, batch, conv).y
-          : short_conv_in_place(ctx, z_xBC_dt[1], conv_weight_.value, conv_bias, state->fixed(0),
-                                batch, conv);
+  const Tensor xBC = through_slot(
+      state, 0,
+      [&](const Tensor& initial) {
+        return short_conv(ctx, z_xBC_dt[1], conv_weight_.value, conv_bias, initial, batch, conv);
+      },
+      [&](std::span<float* const> tails) {
+        return short_conv_in_place(ctx, z_xBC_dt[1], conv_weight_.value, conv_bias, tails, batch,
+                                   conv);
+      });
   const auto x_B_C = split_columns(ctx, xBC, of_conv);
   const SsdInputs inputs{.x = x_B_C[0],
                          .b = x_B_C[1],
@@ -105,8 +109,11 @@ Tensor Mamba2Mixer::forward(Context& ctx, const Tensor& x, Stream& stream,
                          .dt_bias = dt_bias_.value,
                          .a_log = A_log_.value,
                          .d = D_.value};
-  const Tensor y = state == nullptr ? ssd(ctx, inputs, {}, batch, ssd_).y
-                                    : ssd_in_place(ctx, inputs, state->fixed(1), batch, ssd_);
+  const Tensor y = through_slot(
+      state, 1, [&](const Tensor& initial) { return ssd(ctx, inputs, initial, batch, ssd_); },
+      [&](std::span<float* const> states) {
+        return ssd_in_place(ctx, inputs, states, batch, ssd_);
+      });
   return out_proj_.forward(ctx, gate(ctx, y, z_xBC_dt[0]));
 }
 

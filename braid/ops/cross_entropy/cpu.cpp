@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "braid/core/thread_pool.h"
@@ -52,15 +53,20 @@ HWY_EXPORT(row_stats);
 HWY_EXPORT(softmax_row);
 
 void cross_entropy(ThreadPool& threads, const CrossEntropyDims& dims, const float* logits,
-                   const int32_t* targets, float* token_losses, float* stats, float* loss) {
+                   const int32_t* targets, float* token_losses, int32_t* correct, float* stats,
+                   float* loss) {
   threads.parallel_for(dims.rows, 1 + 16384 / dims.classes, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* max_sum = stats + 2 * i;
       token_losses[i] = max_sum[0] = 0;
       max_sum[1] = 1;
+      correct[i] = 0;
       if (targets[i] < 0) continue;
       const float* row = logits + i * dims.stride;
       HWY_DYNAMIC_DISPATCH(row_stats)(dims.classes, row, max_sum);
+      // A tie is no answer, or a model that says nothing would always be right.
+      correct[i] =
+          row[targets[i]] == max_sum[0] && std::count(row, row + dims.classes, max_sum[0]) == 1;
       const double below = static_cast<double>(max_sum[0]) - static_cast<double>(row[targets[i]]);
       token_losses[i] = static_cast<float>(below + std::log(static_cast<double>(max_sum[1])));
     }
@@ -76,10 +82,13 @@ void cross_entropy_vjp(ThreadPool& threads, const CrossEntropyDims& dims, const 
   threads.parallel_for(dims.rows, 1 + 16384 / dims.classes, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* row = logits + i * dims.stride;
-      const bool counted = targets[i] >= 0;
-      const float scale = counted ? factor / stats[2 * i + 1] : 0;
-      HWY_DYNAMIC_DISPATCH(softmax_row)(dims.classes, stats[2 * i], scale, row);
-      if (counted) row[targets[i]] -= factor;
+      if (targets[i] < 0) {
+        std::fill_n(row, dims.classes, 0.0f);
+        continue;
+      }
+      HWY_DYNAMIC_DISPATCH(softmax_row)
+      (dims.classes, stats[2 * i], factor / stats[2 * i + 1], row);
+      row[targets[i]] -= factor;
     }
   });
 }

@@ -26,10 +26,13 @@ CrossEntropyResult softmax_cross_entropy(Context& ctx, const Tensor& logits,
   const Tensor ids =
       ctx.to_device(host_tensor(std::vector<int32_t>(targets.begin(), targets.end()), {dims.rows}));
   const Tensor stats = ctx.empty({dims.rows, 2});
-  CrossEntropyResult result{
-      .loss = ctx.empty({1}), .token_losses = ctx.empty({dims.rows}), .counted = dims.counted};
+  CrossEntropyResult result{.loss = ctx.empty({1}),
+                            .token_losses = ctx.empty({dims.rows}),
+                            .correct = ctx.empty({dims.rows}, DType::kI32),
+                            .counted = dims.counted};
   Forward::run(ctx, "softmax_cross_entropy", dims, logits.f32(), ids.data<int32_t>(),
-               result.token_losses.f32(), stats.f32(), result.loss.f32());
+               result.token_losses.f32(), result.correct.data<int32_t>(), stats.f32(),
+               result.loss.f32());
 
   if (Tape* tape = ctx.tape()) {
     tape->record({logits}, result.loss, [=](Context& inner, const Tensor& dloss) -> Grads {

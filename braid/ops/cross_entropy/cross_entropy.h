@@ -10,6 +10,7 @@ namespace braid {
 struct CrossEntropyResult {
   Tensor loss;          // (1), on the tape: the mean over counted tokens; 0 where there are none
   Tensor token_losses;  // (N), in nats, not on the tape; 0 for ignored tokens
+  Tensor correct;       // (N) int32: 1 where the target's logit is above every other, else 0
   int64_t counted = 0;
 };
 

@@ -25,4 +25,19 @@ std::vector<T> cross_entropy(const std::vector<T>& logits, const std::vector<int
   return losses;
 }
 
+/// 1 where the target has the only largest logit of its row, else 0.
+inline std::vector<int32_t> correct_targets(const std::vector<double>& logits,
+                                            const std::vector<int32_t>& targets) {
+  const size_t classes = logits.size() / targets.size();
+  std::vector<int32_t> correct(targets.size());
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (targets[i] < 0) continue;
+    const double* row = logits.data() + i * classes;
+    int32_t rivals = 0;
+    for (size_t v = 0; v < classes; ++v) rivals += row[v] >= row[targets[i]];
+    correct[i] = rivals == 1;
+  }
+  return correct;
+}
+
 }  // namespace braid::reference

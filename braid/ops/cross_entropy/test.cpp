@@ -60,6 +60,37 @@ TEST(CrossEntropy, GradientMatchesComplexStepInPlace) {
   }
 }
 
+TEST(CrossEntropy, CorrectIsTheOnlyLargestLogit) {
+  Context ctx(ContextOptions{.threads = 2, .poison = true});
+  for (const int64_t classes : {1, 2, 17, 65}) {
+    const Tensor logits = randn({60, classes}, 7);
+    const auto targets = make_targets(60, classes);
+    for (int64_t i = 0; i < 60; i += 4) {  // these are answered, unless they are not counted
+      if (targets[static_cast<size_t>(i)] >= 0) {
+        logits.f32()[i * classes + targets[static_cast<size_t>(i)]] = 9;
+      }
+    }
+    for (int64_t i = 0; i < 60; i += 8) logits.f32()[i * classes + classes / 2] = 9;  // and tied
+    const Tensor got = softmax_cross_entropy(ctx, logits, targets).correct;
+    EXPECT_EQ(std::vector<int32_t>(got.data<int32_t>(), got.data<int32_t>() + 60),
+              reference::correct_targets(values(logits), targets));
+  }
+}
+
+TEST(CrossEntropy, RowsNotCountedHaveNoGradientWhateverTheyHold) {
+  Context ctx;
+  Tape tape;
+  Tensor logits = host_tensor<float>({1, 2, 1e4f, -1e4f}, {2, 2});
+  tape.watch(logits);
+  Context taped = ctx.with_tape(&tape);
+  const auto got = softmax_cross_entropy(taped, logits, std::vector<int32_t>{0, -1});
+  tape.backward(ctx, {got.loss}, {host_tensor<float>({1}, {1})});
+  const auto gradient = values(tape.grad(logits));
+  EXPECT_LT(gradient[0], 0);
+  EXPECT_EQ(gradient[2], 0);
+  EXPECT_EQ(gradient[3], 0);
+}
+
 TEST(CrossEntropy, LargeLogitsDoNotOverflow) {
   Context ctx;
   const Tensor logits = host_tensor<float>({1e4f, -1e4f, 1e4f, -1e4f}, {2, 2});

@@ -19,8 +19,9 @@ bool is_value(char c) { return is_name(c) || c == '.' || c == '/' || c == '+' ||
 
 class Parser {
  public:
-  Parser(std::string_view text, std::span<const std::string_view> known, const StackLimits& limits)
-      : text_(text), known_(known), limits_(limits) {}
+  Parser(std::string_view text, std::span<const std::string_view> known, const StackLimits& limits,
+         std::string_view subject = "stack", std::string_view item = "sublayer")
+      : text_(text), known_(known), limits_(limits), subject_(subject), item_(item) {}
 
   std::vector<ParallelSpec> parse() {
     std::vector<ParallelSpec> stack = parse_items(0);
@@ -28,17 +29,24 @@ class Parser {
     return stack;
   }
 
+  SublayerSpec parse_single() {
+    SublayerSpec spec = parse_sublayer();
+    if (at_ < text_.size()) refuse("the end");
+    return spec;
+  }
+
  private:
   std::string_view text_;
   std::span<const std::string_view> known_;
   StackLimits limits_;
+  std::string_view subject_, item_;
   size_t at_ = 0;
 
   int column() const { return static_cast<int>(at_) + 1; }
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
 
   [[noreturn]] void refuse(std::string_view wanted) const {
-    fail(ErrorKind::kUsage, "stack: column {}: found {}, want {}", column(),
+    fail(ErrorKind::kUsage, "{}: column {}: found {}, want {}", subject_, column(),
          at_ < text_.size() ? quote(text_.substr(at_), 16) : "the end", wanted);
   }
 
@@ -125,11 +133,11 @@ class Parser {
 
   SublayerSpec parse_sublayer() {
     SublayerSpec spec{.name = {}, .args = {}, .column = column()};
-    if (!is_letter(peek())) refuse("the name of a sublayer");
+    if (!is_letter(peek())) refuse(fmt::format("the name of a {}", item_));
     spec.name = take(is_name);
     if (!known_.empty() && std::ranges::find(known_, spec.name) == known_.end()) {
       at_ = static_cast<size_t>(spec.column) - 1;
-      refuse(fmt::format("a sublayer, one of {}", fmt::join(known_, ", ")));
+      refuse(fmt::format("a {}, one of {}", item_, fmt::join(known_, ", ")));
     }
     if (peek() != ':') return spec;
     do {
@@ -152,12 +160,12 @@ class Parser {
       arg.value = take(is_value);
       if (arg.value.empty()) refuse(fmt::format("a value for {}", arg.key));
       for (const SpecArg& other : spec.args) {
-        check(other.key != arg.key, "stack: column {}: {} is given twice, want it once", arg.column,
-              arg.key);
+        check(other.key != arg.key, "{}: column {}: {} is given twice, want it once", subject_,
+              arg.column, arg.key);
       }
     }
     constexpr size_t kMaxArguments = 64;
-    check(spec.args.size() < kMaxArguments, "stack: column {}: more than {} options for {}",
+    check(spec.args.size() < kMaxArguments, "{}: column {}: more than {} options for {}", subject_,
           arg.column, kMaxArguments, spec.name);
     spec.args.push_back(std::move(arg));
   }
@@ -193,6 +201,14 @@ std::vector<ParallelSpec> parse_stack(std::string_view text,
   check(text.size() <= limits.max_bytes, ErrorKind::kResource,
         "stack: {} bytes of text, want at most {}", text.size(), limits.max_bytes);
   return Parser(text, known, limits).parse();
+}
+
+SublayerSpec parse_single_spec(std::string_view text, std::string_view subject,
+                               std::span<const std::string_view> known) {
+  const StackLimits limits;
+  check(text.size() <= limits.max_sublayer_bytes, ErrorKind::kResource,
+        "{}: {} bytes of text, want at most {}", subject, text.size(), limits.max_sublayer_bytes);
+  return Parser(text, known, limits, subject, subject).parse_single();
 }
 
 std::string to_string(const SublayerSpec& spec) {

@@ -32,6 +32,11 @@ std::vector<ParallelSpec> parse_stack(std::string_view text,
                                       std::span<const std::string_view> known = {},
                                       const StackLimits& limits = {});
 
+/// One NAME[:arg{,arg}] that is not part of a stack: `subject` says in refusals what the text is
+/// ("task: column 3: ..."). Takes only names among `known`.
+SublayerSpec parse_single_spec(std::string_view text, std::string_view subject,
+                               std::span<const std::string_view> known);
+
 /// The canonical text: repeated runs are written `(...)xN`. `parse_stack` of it gives `stack` back,
 /// up to columns.
 std::string print_stack(std::span<const ParallelSpec> stack);

@@ -4,39 +4,38 @@
 #include <numbers>
 
 #include "braid/core/error.h"
-#include "braid/ops/cross_entropy/cross_entropy.h"
-#include "braid/train/loader.h"
 
 namespace braid {
 
-Evaluation evaluate(Context& ctx, const Stack& stack, const Dataset& dataset,
-                    const EvaluationOptions& options, const Progress& progress) {
-  const auto pieces = evaluation_pieces(dataset, options.length, options.max_tokens);
-  int64_t total = 0;
-  for (const Piece& piece : pieces) total += piece.length;
+double Evaluation::perplexity() const { return std::exp(loss); }
+
+Evaluation evaluate(Context& ctx, const Stack& stack, const EvaluationSet& set,
+                    int64_t batch_tokens,
+                    const std::function<void(int64_t done, int64_t total)>& progress) {
+  const int64_t total = set.sequences();
+  Evaluation result;
   double nats = 0;
-  int64_t tokens = 0;
-  for (size_t next = 0; next < pieces.size();) {
+  int64_t correct = 0;
+  for (int64_t next = 0; next < total;) {
     TrainingBatch batch;
     do {
-      append(dataset, pieces[next++], batch);
-    } while (next < pieces.size() &&
-             batch.batch.tokens() + pieces[next].length <= options.batch_tokens);
-    const Tensor logits = stack.forward(ctx, batch.tokens, batch.batch);
-    const Tensor losses =
-        ctx.to_host(softmax_cross_entropy(ctx, logits, batch.targets).token_losses);
-    // One chain over all tokens, so that the sum does not depend on how they were batched.
+      set.append(next++, batch);
+    } while (next < total && batch.batch.tokens() + set.length(next) <= batch_tokens);
+    const CrossEntropyResult scores = predict(ctx, stack, batch);
+    const Tensor losses = ctx.to_host(scores.token_losses), hits = ctx.to_host(scores.correct);
+    // One chain over all targets, so that the sum does not depend on how they were batched.
     for (int64_t i = 0; i < losses.count(); ++i) nats += losses.f32()[i];
-    tokens += batch.batch.tokens();
-    if (progress) progress(tokens, total);
+    for (int64_t i = 0; i < hits.count(); ++i) correct += hits.data<int32_t>()[i];
+    result.targets += scores.counted;
+    if (progress) progress(next, total);
   }
-  Evaluation result{.tokens = tokens};
-  result.loss = nats / static_cast<double>(tokens);
-  result.perplexity = std::exp(result.loss);
-  result.bytes = static_cast<double>(dataset.text_bytes()) * static_cast<double>(tokens) /
-                 static_cast<double>(dataset.predictions());
-  check(result.bytes > 0, ErrorKind::kFormat, "evaluation: the corpus has no text");
-  result.bits_per_byte = nats / std::numbers::ln2 / result.bytes;
+  check(result.targets > 0, ErrorKind::kFormat, "evaluation: {} has nothing to predict",
+        set.name());
+  const auto targets = static_cast<double>(result.targets);
+  result.loss = nats / targets;
+  result.accuracy = static_cast<double>(correct) / targets;
+  result.bytes = set.bytes_per_target() * targets;
+  if (result.bytes > 0) result.bits_per_byte = nats / std::numbers::ln2 / result.bytes;
   return result;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "braid/core/error.h"
@@ -60,15 +61,15 @@ const Loader::Epoch& Loader::epoch(int64_t index) {
   return current_;
 }
 
-TrainingBatch Loader::batch(int64_t step) {
-  check(step >= 0, "loader: step {}, want at least 0", step);
+TrainingBatch Loader::batch(int64_t number) {
+  check(number >= 0, "loader: batch {}, want at least 0", number);
   const int64_t total = dataset_.predictions();
   TrainingBatch out;
-  int64_t left = tokens_per_step();
+  int64_t left = tokens_per_batch();
   out.tokens.reserve(static_cast<size_t>(left));
   out.targets.reserve(static_cast<size_t>(left));
-  int64_t index = step * left / total;
-  int64_t at = step * left % total;  // within the epoch
+  int64_t index = number * left / total;
+  int64_t at = number * left % total;  // within the epoch
   while (left > 0) {
     const Epoch& e = epoch(index);
     auto p =
@@ -88,9 +89,21 @@ TrainingBatch Loader::batch(int64_t step) {
   return out;
 }
 
-double Loader::epochs(int64_t steps) const {
-  return static_cast<double>(steps) * static_cast<double>(tokens_per_step()) /
+double Loader::epochs(int64_t batches) const {
+  return static_cast<double>(batches) * static_cast<double>(tokens_per_batch()) /
          static_cast<double>(dataset_.predictions());
+}
+
+nlohmann::json Loader::identity() const {
+  return {{"data", fmt::format("{:016x}", dataset_.fingerprint())},
+          {"length", options_.length},
+          {"batch", options_.batch},
+          {"seed", options_.seed}};
+}
+
+std::string Loader::describe(int64_t batches) const {
+  return fmt::format("{} tokens of text, {:.2f} passes over it", dataset_.tokens(),
+                     epochs(batches));
 }
 
 std::vector<Piece> evaluation_pieces(const Dataset& dataset, int64_t length, int64_t max_tokens) {
@@ -111,6 +124,19 @@ std::vector<Piece> evaluation_pieces(const Dataset& dataset, int64_t length, int
   std::vector<Piece> kept;
   for (int64_t i = 0; i < keep; ++i) kept.push_back(pieces[static_cast<size_t>(i * count / keep)]);
   return kept;
+}
+
+TextSet::TextSet(const Dataset& dataset, const TextSetOptions& options)
+    : dataset_(dataset), pieces_(evaluation_pieces(dataset, options.length, options.max_tokens)) {
+  check(dataset.text_bytes() > 0, ErrorKind::kFormat, "evaluation: the corpus has no text");
+}
+
+void TextSet::append(int64_t sequence, TrainingBatch& batch) const {
+  braid::append(dataset_, pieces_[static_cast<size_t>(sequence)], batch);
+}
+
+double TextSet::bytes_per_target() const {
+  return static_cast<double>(dataset_.text_bytes()) / static_cast<double>(dataset_.predictions());
 }
 
 }  // namespace braid

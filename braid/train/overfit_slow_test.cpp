@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "braid/nn/sublayer.h"
+#include "braid/train/loader.h"
 #include "braid/train/trainer.h"
 #include "tests/support/small_stack.h"
 
@@ -22,9 +23,9 @@ TEST_P(Overfit, FourKilobytes) {
   const std::string ffn(entry.traits.mixer ? "swiglu:hidden=192" : entry.example);
   const auto stack = test::make_stack(ctx, "(" + mixer + " " + ffn + ")x2");
   RunDirectory directory(folder.path() / "run", {.dtype = DType::kF32});
-  Trainer trainer(ctx, *stack, data, nullptr, directory,
-                  {.loader = {.length = 256, .batch = 4, .seed = 1},
-                   .schedule = {.peak = 4e-3, .floor = 1e-4, .warmup = 20, .steps = 500},
+  Loader loader(data, {.length = 256, .batch = 4, .seed = 1});
+  Trainer trainer(ctx, *stack, loader, {}, directory,
+                  {.schedule = {.peak = 4e-3, .floor = 1e-4, .warmup = 20, .steps = 500},
                    .optimizer = {.weight_decay = 0},
                    .save_every = 500});
   double loss = 0;

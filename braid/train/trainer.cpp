@@ -3,10 +3,11 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "braid/core/error.h"
 #include "braid/core/tape.h"
-#include "braid/ops/cross_entropy/cross_entropy.h"
+#include "braid/train/dataset.h"
 
 namespace braid {
 namespace {
@@ -18,6 +19,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 nlohmann::json line_of(const StepReport& r) {
   return {{"step", r.step},
           {"loss", r.loss},
+          {"accuracy", r.accuracy},
           {"lr", r.learning_rate},
           {"grad_norm", r.gradient_norm},
           {"tokens_per_s", r.tokens_per_s},
@@ -25,23 +27,38 @@ nlohmann::json line_of(const StepReport& r) {
           {"seconds", r.seconds}};
 }
 
+nlohmann::json line_of(int64_t step, const EvaluationSet& set, const Evaluation& e) {
+  nlohmann::json line = {{"step", step},
+                         {"set", set.name()},
+                         {"valid_loss", e.loss},
+                         {"valid_accuracy", e.accuracy},
+                         {"valid_tokens", e.targets}};
+  if (e.bytes > 0) {
+    line["valid_perplexity"] = e.perplexity();
+    line["valid_bits_per_byte"] = e.bits_per_byte;
+  }
+  return line;
+}
+
 }  // namespace
 
-Trainer::Trainer(Context& ctx, Stack& stack, const Dataset& train, const Dataset* valid,
-                 RunDirectory& directory, const TrainerOptions& options)
+Trainer::Trainer(Context& ctx, Stack& stack, BatchSource& source,
+                 std::vector<const EvaluationSet*> evaluations, RunDirectory& directory,
+                 const TrainerOptions& options)
     : ctx_(ctx),
       stack_(stack),
-      train_(train),
-      valid_(valid),
+      source_(source),
+      evaluations_(std::move(evaluations)),
       directory_(directory),
       options_(options),
-      loader_(train, options.loader),
       optimizer_(ctx, stack, options.optimizer) {
   check(options.schedule.steps > 0, "train: {} steps, want at least 1", options.schedule.steps);
   check(options.accumulate > 0, "train: accumulate {}, want at least 1", options.accumulate);
   check(options.save_every > 0, "train: save every {} steps, want at least 1", options.save_every);
   check(options.eval_every > 0, "train: evaluate every {} steps, want at least 1",
         options.eval_every);
+  check(!options.stop_accuracy || !evaluations_.empty(),
+        "train: an accuracy to stop at, want something to evaluate on as well");
 }
 
 // What must not change between a checkpoint and its resumption. Numbers that only steer the rest of
@@ -51,12 +68,10 @@ nlohmann::json Trainer::identity() const {
   for (const auto& [name, parameter] : stack_.parameters()) {
     parameters += name + to_string(parameter->shape) + ";";
   }
-  return {{"parameters", fmt::format("{:016x}", hash_bytes(parameters))},
-          {"data", fmt::format("{:016x}", train_.fingerprint())},
-          {"length", options_.loader.length},
-          {"batch", options_.loader.batch},
-          {"accumulate", options_.accumulate},
-          {"seed", options_.loader.seed}};
+  nlohmann::json run = source_.identity();
+  run["parameters"] = fmt::format("{:016x}", hash_bytes(parameters));
+  run["accumulate"] = options_.accumulate;
+  return run;
 }
 
 bool Trainer::resume() {
@@ -67,13 +82,14 @@ bool Trainer::resume() {
   const nlohmann::json saved = store.trainer(*latest), now = identity();
   try {
     for (const auto& [key, value] : now.items()) {
-      const nlohmann::json& was = saved.at("run").at(key);
+      const nlohmann::json was = saved.at("run").value(key, nlohmann::json());
       check(was == value, "train: cannot resume {}: {} was {}, now it is {}",
             directory_.folder().string(), key, was.dump(), value.dump());
     }
     step_ = saved.at("step").get<int64_t>();
     metrics_bytes_ = saved.at("metrics_bytes").get<uint64_t>();
     seconds_ = saved.at("seconds").get<double>();
+    accuracy_ = saved.value("accuracy", 0.0);
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorKind::kFormat, "train: checkpoint {} of {} is damaged: {}", *latest,
          directory_.folder().string(), error.what());
@@ -84,26 +100,39 @@ bool Trainer::resume() {
   return true;
 }
 
-double Trainer::micro_batch(int64_t index) {
-  const TrainingBatch batch = loader_.batch(index);
+Trainer::Score Trainer::micro_batch(int64_t index) {
+  const TrainingBatch batch = source_.batch(index);
   Tape tape(optimizer_.sinks());
   Context taped = ctx_.with_tape(&tape);
-  Tensor logits = stack_.forward(taped, batch.tokens, batch.batch);
-  const Tensor loss = softmax_cross_entropy(taped, logits, batch.targets).loss;
-  const double value = ctx_.to_host(loss).f32()[0];
-  Tensor one = host_tensor<float>({1.0f}, loss.shape());
-  tape.backward(ctx_, {loss}, {ctx_.to_device(one)});
-  return value;
+  const CrossEntropyResult scores = predict(taped, stack_, batch);
+  Score score{.loss = ctx_.to_host(scores.loss).f32()[0], .counted = scores.counted};
+  const Tensor hits = ctx_.to_host(scores.correct);
+  for (int64_t i = 0; i < hits.count(); ++i) score.correct += hits.data<int32_t>()[i];
+  Tensor one = host_tensor<float>({1.0f}, scores.loss.shape());
+  tape.backward(ctx_, {scores.loss}, {ctx_.to_device(one)});
+  return score;
+}
+
+// Of a step. The backward pass does every product twice: once for the input, once for the weight.
+// The head sees only the rows that are predicted.
+double Trainer::matmul_flops(int64_t tokens, int64_t targets) const {
+  const auto head = 2.0 * static_cast<double>(stack_.config().vocab * stack_.config().width);
+  return 3 * (static_cast<double>(tokens) * (stack_.matmul_flops() - head) +
+              static_cast<double>(targets) * head);
 }
 
 StepReport Trainer::train_step() {
   const auto start = std::chrono::steady_clock::now();
   optimizer_.zero_gradients(ctx_);
-  double loss = 0;
+  Score sum;
   for (int64_t i = 0; i < options_.accumulate; ++i) {
-    loss += micro_batch(step_ * options_.accumulate + i);
+    const Score score = micro_batch(step_ * options_.accumulate + i);
+    sum = {sum.loss + score.loss, sum.correct + score.correct, sum.counted + score.counted};
   }
-  StepReport report{.step = step_ + 1, .loss = loss / static_cast<double>(options_.accumulate)};
+  StepReport report{.step = step_ + 1,
+                    .loss = sum.loss / static_cast<double>(options_.accumulate),
+                    .accuracy = static_cast<double>(sum.correct) /
+                                static_cast<double>(std::max<int64_t>(sum.counted, 1))};
   report.learning_rate = options_.schedule.learning_rate(step_);
   report.gradient_norm = optimizer_.step(ctx_, step_, report.learning_rate,
                                          1.0 / static_cast<double>(options_.accumulate));
@@ -114,27 +143,26 @@ StepReport Trainer::train_step() {
   ++step_;
   const double seconds = seconds_since(start);
   seconds_ += seconds;
-  const auto tokens = static_cast<double>(loader_.tokens_per_step() * options_.accumulate);
-  report.tokens_per_s = tokens / seconds;
+  const int64_t tokens = source_.tokens_per_batch() * options_.accumulate;
+  report.tokens_per_s = static_cast<double>(tokens) / seconds;
   if (options_.gemm_peak_flops > 0) {
-    // The backward pass does every product twice: once for the input, once for the weight.
-    report.gemm_share = 3 * stack_.matmul_flops() * report.tokens_per_s / options_.gemm_peak_flops;
+    report.gemm_share = matmul_flops(tokens, sum.counted) / seconds / options_.gemm_peak_flops;
   }
   report.seconds = seconds_;
   return report;
 }
 
 void Trainer::evaluate_now(MetricsLog& metrics, const TrainerObserver& observer) {
-  const Evaluation e = evaluate(ctx_, stack_, *valid_,
-                                {.length = options_.loader.length,
-                                 .batch_tokens = loader_.tokens_per_step(),
-                                 .max_tokens = options_.eval_tokens});
-  metrics.write({{"step", step_},
-                 {"valid_loss", e.loss},
-                 {"valid_perplexity", e.perplexity},
-                 {"valid_bits_per_byte", e.bits_per_byte},
-                 {"valid_tokens", e.tokens}});
-  if (observer.on_evaluation) observer.on_evaluation(step_, e);
+  for (const EvaluationSet* set : evaluations_) {
+    const Evaluation e = evaluate(ctx_, stack_, *set, source_.tokens_per_batch());
+    if (set == evaluations_.front()) accuracy_ = e.accuracy;
+    metrics.write(line_of(step_, *set, e));
+    if (observer.on_evaluation) observer.on_evaluation(step_, *set, e);
+  }
+}
+
+bool Trainer::stopped_early() const {
+  return options_.stop_accuracy && accuracy_ >= *options_.stop_accuracy;
 }
 
 void Trainer::save() {
@@ -142,6 +170,7 @@ void Trainer::save() {
                                 {{"step", step_},
                                  {"metrics_bytes", metrics_bytes_},
                                  {"seconds", seconds_},
+                                 {"accuracy", accuracy_},
                                  {"run", identity()}});
   directory_.export_model(ctx_, stack_);
 }
@@ -149,14 +178,12 @@ void Trainer::save() {
 void Trainer::run(int64_t until, const TrainerObserver& observer) {
   const int64_t last = options_.schedule.steps;
   MetricsLog metrics(directory_.metrics(), metrics_bytes_);
-  while (step_ < std::min(until, last)) {
+  while (step_ < std::min(until, last) && !stopped_early()) {
     const StepReport report = train_step();
     metrics.write(line_of(report));
     if (observer.on_step) observer.on_step(report);
-    if (valid_ != nullptr && (step_ % options_.eval_every == 0 || step_ == last)) {
-      evaluate_now(metrics, observer);
-    }
-    if (step_ % options_.save_every == 0 || step_ == last) {
+    if (step_ % options_.eval_every == 0 || step_ == last) evaluate_now(metrics, observer);
+    if (step_ % options_.save_every == 0 || step_ == last || stopped_early()) {
       metrics_bytes_ = metrics.sync();
       save();
     }

@@ -2,34 +2,35 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
+#include <vector>
 
 #include "braid/core/context.h"
 #include "braid/model/stack.h"
 #include "braid/train/evaluate.h"
-#include "braid/train/loader.h"
 #include "braid/train/optimizer.h"
 #include "braid/train/run_directory.h"
 #include "braid/train/schedule.h"
+#include "braid/train/source.h"
 
 namespace braid {
 
 struct TrainerOptions {
-  LoaderOptions loader;
   int64_t accumulate = 1;  // batches whose gradients make one step
   Schedule schedule;       // its `steps` is the length of the run
   OptimizerOptions optimizer;
   int64_t save_every = 500;
   int64_t eval_every = 500;
-  int64_t eval_tokens = 0;  // of the validation text, evenly spread; 0: all of it
+  /// The run ends early when the first evaluation set is predicted this well.
+  std::optional<double> stop_accuracy;
   /// Matrix-product FLOP/s this machine reaches, for the share in the metrics; 0: not measured.
   double gemm_peak_flops = 0;
 };
 
 struct StepReport {
-  int64_t step = 0;  // steps done
-  double loss = 0;   // nats a token
+  int64_t step = 0;     // steps done
+  double loss = 0;      // nats a target
+  double accuracy = 0;  // of the targets, before the step
   double learning_rate = 0, gradient_norm = 0;
   double tokens_per_s = 0;
   double gemm_share = 0;  // of the peak, counting matrix products alone
@@ -39,51 +40,58 @@ struct StepReport {
 /// Who wants to look on. Either may be empty.
 struct TrainerObserver {
   std::function<void(const StepReport&)> on_step;
-  std::function<void(int64_t step, const Evaluation&)> on_evaluation;
+  std::function<void(int64_t step, const EvaluationSet&, const Evaluation&)> on_evaluation;
 };
 
 /// Owns the loop: batch -> Stack.forward under a tape -> loss -> backward -> clip -> step.
 ///
-/// A run is a function of its options, data and stack alone. Killed at any instant and resumed from
-/// its directory, with any number of threads, it ends in the same bits.
+/// A run is a function of its options, source and stack alone. Killed at any instant and resumed
+/// from its directory, with any number of threads, it ends in the same bits.
 ///
 /// Thread safety: one thread at a time.
 class Trainer {
  public:
-  /// `stack` is trainable and initialised. All references must outlive the trainer; `valid` may be
-  /// null.
-  Trainer(Context& ctx, Stack& stack, const Dataset& train, const Dataset* valid,
-          RunDirectory& directory, const TrainerOptions& options);
+  /// `stack` is trainable and initialised. All that is referred to must outlive the trainer.
+  Trainer(Context& ctx, Stack& stack, BatchSource& source,
+          std::vector<const EvaluationSet*> evaluations, RunDirectory& directory,
+          const TrainerOptions& options);
 
   /// Goes on from the newest checkpoint. False if there is none. Throws Error(kUsage) where it
-  /// belongs to another stack, corpus, batch or seed.
+  /// belongs to another stack, source or seed.
   bool resume();
 
-  /// Trains until `until` steps are done (the end of the schedule if there are fewer), writing
-  /// metrics, checkpoints and, with them, the model directory. Throws Error(kUsage) if the loss or
-  /// the gradient stops being finite.
+  /// Trains until `until` steps are done (the end of the schedule if there are fewer, or an early
+  /// stop), writing metrics, checkpoints and, with them, the model directory. Throws Error(kUsage)
+  /// if the loss or the gradient stops being finite.
   void run(int64_t until, const TrainerObserver& observer = {});
   void run(const TrainerObserver& observer = {}) { run(options_.schedule.steps, observer); }
 
   int64_t steps_done() const { return step_; }
+  /// Whether the newest evaluation was good enough to end the run.
+  bool stopped_early() const;
 
  private:
   StepReport train_step();
-  double micro_batch(int64_t index);
+  struct Score {
+    double loss = 0;
+    int64_t correct = 0, counted = 0;
+  };
+  Score micro_batch(int64_t index);
+  double matmul_flops(int64_t tokens, int64_t targets) const;
   void save();
   void evaluate_now(MetricsLog& metrics, const TrainerObserver& observer);
   nlohmann::json identity() const;
 
   Context ctx_;
   Stack& stack_;
-  const Dataset& train_;
-  const Dataset* valid_;
+  BatchSource& source_;
+  std::vector<const EvaluationSet*> evaluations_;
   RunDirectory& directory_;
   TrainerOptions options_;
-  Loader loader_;
   Optimizer optimizer_;
   int64_t step_ = 0;
   double seconds_ = 0;
+  double accuracy_ = 0;  // of the newest evaluation on the first set
   uint64_t metrics_bytes_ = 0;
 };
 

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "braid/ops/cross_entropy/cross_entropy.h"
+#include "braid/train/loader.h"
 #include "tests/support/numeric.h"
 #include "tests/support/small_stack.h"
 
@@ -113,13 +114,13 @@ class SmallRun {
         data_(test::make_dataset(ctx_, data, 3000)),
         stack_(test::make_stack(ctx_, test::kHybrid)),
         directory_(folder, {.dtype = DType::kF32, .keep = 2}),
-        trainer_(ctx_, *stack_, data_, &data_, directory_,
-                 {.loader = {.length = 24, .batch = 2, .seed = 9},
-                  .accumulate = 2,
+        loader_(data_, {.length = 24, .batch = 2, .seed = 9}),
+        set_(data_, {.length = 24, .max_tokens = 200}),
+        trainer_(ctx_, *stack_, loader_, {&set_}, directory_,
+                 {.accumulate = 2,
                   .schedule = {.peak = 1e-3, .warmup = 3, .steps = 12},
                   .save_every = 4,
-                  .eval_every = 5,
-                  .eval_tokens = 200}) {}
+                  .eval_every = 5}) {}
 
   Trainer& trainer() { return trainer_; }
   Stack& stack() { return *stack_; }
@@ -130,6 +131,8 @@ class SmallRun {
   Dataset data_;
   std::unique_ptr<Stack> stack_;
   RunDirectory directory_;
+  Loader loader_;
+  TextSet set_;
   Trainer trainer_;
 };
 
@@ -181,8 +184,8 @@ TEST(Trainer, RefusesToResumeAnotherRun) {
   const Dataset data = test::make_dataset(ctx, folder.path(), 3000);
   const auto stack = test::make_stack(ctx, test::kHybrid);
   RunDirectory directory(folder.path() / "run", {});
-  Trainer trainer(ctx, *stack, data, nullptr, directory,
-                  {.loader = {.length = 24, .batch = 3, .seed = 9}, .accumulate = 2});
+  Loader loader(data, {.length = 24, .batch = 3, .seed = 9});
+  Trainer trainer(ctx, *stack, loader, {}, directory, {.accumulate = 2});
   try {
     trainer.resume();
     FAIL() << "a run with another batch was resumed";
@@ -205,15 +208,17 @@ TEST(Evaluation, DoesNotDependOnTheBatch) {
   Context ctx({.threads = 2, .poison = true});
   const Dataset data = test::make_dataset(ctx, folder.path(), 2000);
   const auto stack = test::make_stack(ctx, test::kHybrid);
-  const Evaluation one = evaluate(ctx, *stack, data, {.length = 40, .batch_tokens = 1});
-  const Evaluation many = evaluate(ctx, *stack, data, {.length = 40, .batch_tokens = 333});
+  const TextSet set(data, {.length = 40});
+  const Evaluation one = evaluate(ctx, *stack, set, 1);
+  const Evaluation many = evaluate(ctx, *stack, set, 333);
   EXPECT_EQ(one.loss, many.loss);
-  EXPECT_EQ(one.tokens, data.predictions());
+  EXPECT_EQ(one.accuracy, many.accuracy);
+  EXPECT_EQ(one.targets, data.predictions());
   EXPECT_EQ(static_cast<int64_t>(one.bytes), data.text_bytes());
   EXPECT_NEAR(one.loss, std::log(257.0), 0.5);
   // A document of n bytes has n + 1 predictions of `loss` nats.
   EXPECT_NEAR(one.bits_per_byte,
-              one.loss / std::log(2.0) * static_cast<double>(one.tokens) / one.bytes, 1e-9);
+              one.loss / std::log(2.0) * static_cast<double>(one.targets) / one.bytes, 1e-9);
 }
 
 TEST(Metrics, AreCutToTheCheckpoint) {

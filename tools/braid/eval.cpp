@@ -6,6 +6,8 @@
 #include "braid/model/tokenizer/tokenizer.h"
 #include "braid/train/document_encoder.h"
 #include "braid/train/evaluate.h"
+#include "braid/train/loader.h"
+#include "braid/train/tasks/task_source.h"
 #include "tools/braid/commands.h"
 #include "tools/braid/progress.h"
 
@@ -15,9 +17,11 @@ namespace {
 namespace fs = std::filesystem;
 
 struct EvalFlags {
-  std::string model;
+  std::string model, task;
   std::vector<std::string> data;
-  EvaluationOptions options{.length = 0};
+  TextSetOptions text{.length = 0};
+  int64_t examples = 1000;
+  uint64_t seed = 0;
   DeviceFlags device;
 };
 
@@ -41,27 +45,53 @@ class TemporaryFolder {
   fs::path path_;
 };
 
-void eval(const EvalFlags& flags) {
+Evaluation eval_set(Context& ctx, const Stack& stack, const EvaluationSet& set) {
+  constexpr int64_t kBatchTokens = 8192;
+  ProgressLine line("eval");
+  return evaluate(ctx, stack, set, kBatchTokens,
+                  [&](int64_t done, int64_t total) { line.update(done, total, "sequences"); });
+}
+
+void eval_task(Context& ctx, const EvalFlags& flags, const Model& model) {
+  const TaskExamples examples =
+      from_flag([&] { return TaskExamples(flags.task, flags.seed, TaskSplit::kHeldOut); });
+  const int64_t vocab = examples.task->shape().vocab;
+  if (vocab > model.config().vocab) {
+    throw UsageError(
+        fmt::format("--task: {} has a vocabulary of {}, want at most the {} of the model",
+                    flags.task, vocab, model.config().vocab));
+  }
+  const Evaluation e = eval_set(ctx, model.stack(), TaskSet(examples, flags.examples));
+  write_stdout(fmt::format("accuracy {:.6f}\nloss {:.6f}\nanswers {}\nexamples {}\n", e.accuracy,
+                           e.loss, e.targets, flags.examples));
+}
+
+void eval_text(Context& ctx, const EvalFlags& flags, const Model& model) {
   constexpr int64_t kLongestDefault = 2048;
-  Context ctx = flags.device.context();
-  const Model model = Model::load(ctx, flags.model);
-  EvaluationOptions options = flags.options;
+  TextSetOptions options = flags.text;
   if (options.length == 0) {
     const int64_t context = model.config().max_context;
     options.length = context > 0 ? std::min(context, kLongestDefault) : kLongestDefault;
   }
   const TemporaryFolder cache;
-  ProgressLine line("eval");
   const auto encoder =
       document_encoder(Tokenizer::load(flags.model), static_cast<int32_t>(model.config().vocab));
   const std::vector<fs::path> paths(flags.data.begin(), flags.data.end());
   const Dataset data = Dataset::open(paths, encoder, ctx.threads(), cache.path());
-  const Evaluation e =
-      evaluate(ctx, model.stack(), data, options,
-               [&](int64_t done, int64_t total) { line.update(done, total, "tokens"); });
+  const Evaluation e = eval_set(ctx, model.stack(), TextSet(data, options));
   write_stdout(
-      fmt::format("loss {:.6f}\nperplexity {:.4f}\nbits_per_byte {:.6f}\ntokens {}\nbytes {:.0f}\n",
-                  e.loss, e.perplexity, e.bits_per_byte, e.tokens, e.bytes));
+      fmt::format("loss {:.6f}\nperplexity {:.4f}\nbits_per_byte {:.6f}\ntokens {}\nbytes {:.0f}\n"
+                  "accuracy {:.6f}\n",
+                  e.loss, e.perplexity(), e.bits_per_byte, e.targets, e.bytes, e.accuracy));
+}
+
+void eval(const EvalFlags& flags) {
+  if (flags.task.empty() == flags.data.empty()) {
+    throw UsageError("eval: want --data or --task, one of the two");
+  }
+  Context ctx = flags.device.context();
+  const Model model = Model::load(ctx, flags.model);
+  flags.task.empty() ? eval_text(ctx, flags, model) : eval_task(ctx, flags, model);
 }
 
 }  // namespace
@@ -69,18 +99,21 @@ void eval(const EvalFlags& flags) {
 void add_eval_command(CLI::App& app) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* command =
-      app.add_subcommand("eval", "Loss, perplexity and bits per byte of a model on text");
+      app.add_subcommand("eval", "How well a model predicts text or answers a task");
   command->add_option("--model", flags->model, "model directory")->required();
+  command->add_option("--data", flags->data,
+                      "text (documents end with a line <|endoftext|>) or .tokens files");
+  command->add_option("--task", flags->task, "a synthetic task: " + task_names());
+  command->add_option("--examples", flags->examples, "of the task, held out from training")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--seed", flags->seed, "of the examples")->capture_default_str();
   command
-      ->add_option("--data", flags->data,
-                   "text (documents end with a line <|endoftext|>) or .tokens files")
-      ->required();
-  command
-      ->add_option("--length", flags->options.length,
+      ->add_option("--length", flags->text.length,
                    "longest sequence; the model's own context (at most 2048) when left out")
       ->check(CLI::PositiveNumber);
   command
-      ->add_option("--max-tokens", flags->options.max_tokens,
+      ->add_option("--max-tokens", flags->text.max_tokens,
                    "read about this many tokens, evenly spread; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

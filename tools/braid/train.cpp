@@ -1,33 +1,27 @@
 #include <fmt/core.h>
 
-#include <filesystem>
-
-#include "braid/core/file.h"
 #include "braid/model/stack.h"
 #include "braid/model/stack_spec.h"
-#include "braid/model/tokenizer/tokenizer.h"
-#include "braid/train/byte_tokenizer.h"
-#include "braid/train/document_encoder.h"
 #include "braid/train/gemm_peak.h"
+#include "braid/train/tasks/task.h"
 #include "braid/train/trainer.h"
 #include "tools/braid/commands.h"
 #include "tools/braid/config_file.h"
 #include "tools/braid/progress.h"
+#include "tools/braid/train_data.h"
 
 namespace braid {
 namespace {
 
-namespace fs = std::filesystem;
-
 struct TrainFlags {
-  std::string config, stack, tokenizer, valid, out, dtype = "bf16", compute = "f32";
-  std::vector<std::string> data;
+  std::string config, stack, out, dtype = "bf16", compute = "f32";
   int64_t width = 0;
   bool tied = true, resume = false, recompute = false;
   uint64_t seed = 0;
   int keep = 2;
   double lr = 1e-3, min_lr = 0;
   int64_t warmup = 100;
+  TrainDataFlags data;
   TrainerOptions trainer;
   DeviceFlags device;
 };
@@ -42,103 +36,99 @@ std::string short_count(double value) {
   return fmt::format("{:.0f}", value);
 }
 
-ModelConfig model_config(const TrainFlags& flags, const Tokenizer& tokenizer) {
-  ModelConfig config;
-  config.vocab = tokenizer.vocab_size();
-  config.width = flags.width;
-  config.sublayers = parse_stack(flags.stack);
-  config.tied = flags.tied;
-  config.max_context = flags.trainer.loader.length;
-  config.dtype = parse_dtype(flags.dtype);
-  config.bos = tokenizer.bos_id();
-  if (const auto end = tokenizer.end_of_document_id()) config.eos = {*end};
-  return config;
-}
-
 // What --stack and --width say is usage, wherever it is refused.
-std::unique_ptr<Stack> build_stack(const TrainFlags& flags, const Tokenizer& tokenizer) {
+std::unique_ptr<Stack> build_stack(const TrainFlags& flags, const TrainData& data) {
   return from_flag([&] {
-    return std::make_unique<Stack>(model_config(flags, tokenizer),
-                                   StackOptions{.trainable = true,
-                                                .matrix_dtype = parse_dtype(flags.compute),
-                                                .recompute = flags.recompute});
+    ModelConfig config;
+    config.width = flags.width;
+    config.sublayers = parse_stack(flags.stack);
+    config.tied = flags.tied;
+    config.dtype = parse_dtype(flags.dtype);
+    data.configure(config);
+    return std::make_unique<Stack>(config, StackOptions{.trainable = true,
+                                                        .matrix_dtype = parse_dtype(flags.compute),
+                                                        .recompute = flags.recompute});
   });
-}
-
-// What the model directory carries as its tokenizer.json.
-std::string tokenizer_file(const fs::path& tokenizer) {
-  if (tokenizer == "bytes") return byte_tokenizer_json();
-  return read_text(fs::is_directory(tokenizer) ? tokenizer / "tokenizer.json" : tokenizer);
-}
-
-Dataset open_data(Context& ctx, const std::vector<std::string>& files,
-                  const DocumentEncoder& encoder, const fs::path& cache) {
-  ProgressLine line("tokenise");
-  const std::vector<fs::path> paths(files.begin(), files.end());
-  return Dataset::open(paths, encoder, ctx.threads(), cache,
-                       [&](int64_t done, int64_t total) { line.update(done, total); });
 }
 
 TrainerObserver observer_of(ProgressLine& line, int64_t steps) {
   return {.on_step =
               [&line, steps](const StepReport& r) {
-                std::string detail = fmt::format("step {}  loss {:.3f}  {} tokens/s", r.step,
-                                                 r.loss, short_count(r.tokens_per_s));
+                std::string detail =
+                    fmt::format("step {}  loss {:.3f}  {:.1f}% right  {} tokens/s", r.step, r.loss,
+                                100 * r.accuracy, short_count(r.tokens_per_s));
                 if (r.gemm_share > 0) {
                   detail += fmt::format("  {:.0f}% of GEMM peak", 100 * r.gemm_share);
                 }
                 line.update(r.step, steps, detail);
               },
           .on_evaluation =
-              [&line](int64_t step, const Evaluation& e) {
-                line.note(fmt::format(
-                    "step {}: validation loss {:.4f}, perplexity {:.2f}, {:.4f} bits per byte",
-                    step, e.loss, e.perplexity, e.bits_per_byte));
+              [&line](int64_t step, const EvaluationSet& set, const Evaluation& e) {
+                line.note(fmt::format("step {}: {}", step, describe(set, e)));
               }};
 }
 
+// The two kinds of data share no flags but those of the batch.
+void check_flags(const CLI::App& command, const TrainFlags& flags) {
+  require_options(command, {"--stack", "--width", "--batch", "--steps", "--out"});
+  const bool task = !flags.data.task.empty();
+  if (!task) require_options(command, {"--tokenizer", "--data", "--length"});
+  const auto refuse = [&](std::initializer_list<const char*> options, const char* why) {
+    for (const char* name : options) {
+      if (command.get_option(name)->count() > 0) {
+        throw UsageError(fmt::format("{}: {}", name, why));
+      }
+    }
+  };
+  if (task) {
+    refuse({"--tokenizer", "--data", "--valid", "--eval-tokens"},
+           "is for text, want it left out with --task");
+    refuse({"--length"}, "is the task's own, want it left out or as len= of --task");
+  } else {
+    refuse({"--eval-task", "--eval-examples"}, "is for tasks, want --task with it");
+  }
+  if (flags.trainer.stop_accuracy && !task && flags.data.valid.empty()) {
+    throw UsageError("--stop-accuracy: nothing to evaluate on, want --valid with it");
+  }
+}
+
 void train(TrainFlags& flags) {
-  flags.trainer.loader.seed = flags.seed;
+  flags.data.loader.seed = flags.seed;
   flags.trainer.schedule.peak = flags.lr;
   flags.trainer.schedule.floor = flags.min_lr;
   flags.trainer.schedule.warmup = flags.warmup;
 
   Context ctx = flags.device.context(flags.seed);
-  const auto tokenizer = Tokenizer::load(flags.tokenizer);
-  const std::unique_ptr<Stack> built = build_stack(flags, *tokenizer);
+  const std::unique_ptr<TrainData> data = make_train_data(flags.data);
+  const std::unique_ptr<Stack> built = build_stack(flags, *data);
   Stack& stack = *built;
-  const ModelConfig& config = stack.config();
 
   RunDirectory directory(flags.out, {.dtype = parse_dtype(flags.dtype),
                                      .keep = flags.keep,
-                                     .tokenizer_json = tokenizer_file(flags.tokenizer)});
+                                     .tokenizer_json = data->tokenizer_json()});
   if (!flags.resume && directory.checkpoints().latest()) {
     throw UsageError(fmt::format(
         "--out: {} already holds a run; go on with --resume or choose another directory",
         flags.out));
   }
-  const DocumentEncoder encoder = document_encoder(tokenizer, static_cast<int32_t>(config.vocab));
-  const Dataset data = open_data(ctx, flags.data, encoder, directory.data());
-  std::optional<Dataset> valid;
-  if (!flags.valid.empty()) valid = open_data(ctx, {flags.valid}, encoder, directory.data());
-
+  data->open(ctx, directory);
   stack.initialize(ctx, Rng(flags.seed));
   flags.trainer.gemm_peak_flops = measure_gemm_flops(ctx, parse_dtype(flags.compute));
-  Trainer trainer(ctx, stack, data, valid ? &*valid : nullptr, directory, flags.trainer);
+  Trainer trainer(ctx, stack, data->source(), data->evaluations(), directory, flags.trainer);
   const bool resumed = flags.resume && trainer.resume();
 
   ProgressLine line("train");
-  const Loader loader(data, flags.trainer.loader);
   const int64_t steps = flags.trainer.schedule.steps;
-  line.note(fmt::format(
-      "{} parameters, {} tokens of text, {:.2f} passes over it in {} steps{}; GEMM peak {:.0f} "
-      "GFLOP/s",
-      short_count(static_cast<double>(stack.parameter_count())),
-      short_count(static_cast<double>(data.tokens())),
-      loader.epochs(steps * flags.trainer.accumulate), steps,
-      resumed ? fmt::format(", resumed at {}", trainer.steps_done()) : "",
-      flags.trainer.gemm_peak_flops / 1e9));
+  line.note(fmt::format("{} parameters, {} in {} steps{}; GEMM peak {:.0f} GFLOP/s",
+                        short_count(static_cast<double>(stack.parameter_count())),
+                        data->source().describe(steps * flags.trainer.accumulate), steps,
+                        resumed ? fmt::format(", resumed at {}", trainer.steps_done()) : "",
+                        flags.trainer.gemm_peak_flops / 1e9));
   trainer.run(observer_of(line, steps));
+  if (trainer.stopped_early()) {
+    line.note(fmt::format("stopped after {} steps, accuracy {:.4f} reached", trainer.steps_done(),
+                          *flags.trainer.stop_accuracy));
+  }
 }
 
 void add_model_options(CLI::App& command, TrainFlags& flags) {
@@ -146,7 +136,7 @@ void add_model_options(CLI::App& command, TrainFlags& flags) {
                      "JSON object of long option names; the command line wins");
   command.add_option("--stack", flags.stack, "the sublayers, e.g. \"(swa:256 swiglu)x4\"");
   command.add_option("--width", flags.width, "of the residual stream")->check(CLI::PositiveNumber);
-  command.add_option("--tokenizer", flags.tokenizer, "tokenizer.json, or bytes");
+  command.add_option("--tokenizer", flags.data.tokenizer, "tokenizer.json, or bytes");
   command.add_flag("--tied,!--untied", flags.tied, "the head is the embedding (default)");
   command.add_option("--dtype", flags.dtype, "of the weights that are saved")
       ->check(CLI::IsMember({"f32", "bf16"}))
@@ -160,11 +150,16 @@ void add_model_options(CLI::App& command, TrainFlags& flags) {
 
 void add_data_options(CLI::App& command, TrainFlags& flags) {
   TrainerOptions& t = flags.trainer;
-  command.add_option("--data", flags.data,
+  TrainDataFlags& d = flags.data;
+  command.add_option("--data", d.data,
                      "text (documents end with a line <|endoftext|>) or .tokens files");
-  command.add_option("--valid", flags.valid, "text to evaluate on");
-  command.add_option("--length", t.loader.length, "longest sequence")->check(CLI::PositiveNumber);
-  command.add_option("--batch", t.loader.batch, "sequences' worth of tokens at a time")
+  command.add_option("--valid", d.valid, "text to evaluate on");
+  command.add_option("--task", d.task, "a synthetic task instead of text: " + task_names());
+  command.add_option("--eval-task", d.eval_tasks,
+                     "evaluate on this task too, say at another length; may be repeated");
+  command.add_option("--length", d.loader.length, "longest sequence of text")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--batch", d.loader.batch, "sequences' worth of tokens at a time")
       ->check(CLI::PositiveNumber);
   command.add_option("--accumulate", t.accumulate, "batches to a step")
       ->check(CLI::PositiveNumber)
@@ -181,10 +176,17 @@ void add_data_options(CLI::App& command, TrainFlags& flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
-      .add_option("--eval-tokens", t.eval_tokens,
-                  "evaluate on about this many tokens, evenly spread; 0: all")
+      .add_option("--eval-tokens", d.eval_tokens,
+                  "evaluate on about this many tokens of text, evenly spread; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command.add_option("--eval-examples", d.eval_examples, "evaluate on this many of a task")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--stop-accuracy", t.stop_accuracy,
+                  "end the run when this share of the targets is predicted in an evaluation")
+      ->check(CLI::Range(0.0, 1.0));
 }
 
 void add_optimizer_options(CLI::App& command, TrainFlags& flags) {
@@ -206,7 +208,9 @@ void add_optimizer_options(CLI::App& command, TrainFlags& flags) {
   fraction("--beta1", o.beta1, "decay of the first moment");
   fraction("--beta2", o.beta2, "decay of the second moment");
   number("--clip", o.clip, "largest norm of the gradient; 0: no limit");
-  command.add_option("--seed", flags.seed, "of the weights and of the order of the text")
+  command
+      .add_option("--seed", flags.seed,
+                  "of the weights and of the order of the text or the examples")
       ->capture_default_str();
 }
 
@@ -214,7 +218,7 @@ void add_optimizer_options(CLI::App& command, TrainFlags& flags) {
 
 void add_train_command(CLI::App& app) {
   auto flags = std::make_shared<TrainFlags>();
-  CLI::App* command = app.add_subcommand("train", "Train a stack on text");
+  CLI::App* command = app.add_subcommand("train", "Train a stack on text or on a synthetic task");
   add_model_options(*command, *flags);
   add_data_options(*command, *flags);
   add_optimizer_options(*command, *flags);
@@ -222,8 +226,7 @@ void add_train_command(CLI::App& app) {
   command->callback([flags, command] {
     if (!flags->config.empty()) apply_config_file(*command, flags->config);
     // Not required() of the parser, because a config file may give them.
-    require_options(*command, {"--stack", "--width", "--tokenizer", "--data", "--length", "--batch",
-                               "--steps", "--out"});
+    check_flags(*command, *flags);
     train(*flags);
   });
 }

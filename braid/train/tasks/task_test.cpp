@@ -1,0 +1,293 @@
+// Every example of every task is checked against the task's definition, read off its tokens alone;
+// examples are a pure function of their number, and a run on a task resumes like any other.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "braid/train/tasks/task_source.h"
+#include "braid/train/trainer.h"
+#include "tests/support/small_stack.h"
+
+namespace braid {
+namespace {
+
+using test::Folder;
+
+constexpr int64_t kExamples = 200;
+
+TrainingBatch examples_of(const std::string& spec, int64_t count = kExamples, uint64_t seed = 1,
+                          TaskSplit split = TaskSplit::kTrain) {
+  const TaskExamples examples(spec, seed, split);
+  TrainingBatch batch;
+  for (int64_t i = 0; i < count; ++i) examples.append(i, batch);
+  return batch;
+}
+
+struct Example {
+  std::vector<int32_t> tokens, targets;
+};
+
+std::vector<Example> split_examples(const TrainingBatch& batch) {
+  std::vector<Example> examples;
+  for (int64_t s = 0; s < batch.batch.sequences(); ++s) {
+    const auto begin = batch.batch.offsets[static_cast<size_t>(s)];
+    const auto end = begin + batch.batch.length(s);
+    examples.push_back({{batch.tokens.begin() + begin, batch.tokens.begin() + end},
+                        {batch.targets.begin() + begin, batch.targets.begin() + end}});
+  }
+  return examples;
+}
+
+void expect_refused(const std::string& spec, const std::string& text) {
+  try {
+    make_task(spec);
+    FAIL() << spec << " was taken";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+  }
+}
+
+class EveryTask : public ::testing::TestWithParam<TaskEntry> {};
+
+TEST_P(EveryTask, ExamplesHaveTheShapeTheyPromise) {
+  const std::string spec(GetParam().example);
+  const TaskShape shape = make_task(spec)->shape();
+  for (const auto& [tokens, targets] : split_examples(examples_of(spec))) {
+    ASSERT_EQ(static_cast<int64_t>(tokens.size()), shape.length);
+    int64_t answers = 0;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      ASSERT_TRUE(0 <= tokens[i] && tokens[i] < shape.vocab) << tokens[i];
+      ASSERT_TRUE(-1 <= targets[i] && targets[i] < shape.vocab) << targets[i];
+      answers += targets[i] >= 0;
+    }
+    ASSERT_EQ(answers, shape.answers);
+  }
+}
+
+TEST_P(EveryTask, ExamplesAreAFunctionOfTheirNumber) {
+  const std::string spec(GetParam().example);
+  const TrainingBatch whole = examples_of(spec, 12);
+  TaskSource source(TaskExamples(spec, 1, TaskSplit::kTrain), 4);
+  const auto n = static_cast<size_t>(source.tokens_per_batch());
+  for (const size_t k : {2, 0, 1}) {  // in any order
+    const TrainingBatch part = source.batch(static_cast<int64_t>(k));
+    EXPECT_TRUE(std::equal(part.tokens.begin(), part.tokens.end(),
+                           whole.tokens.begin() + static_cast<ptrdiff_t>(k * n)));
+    EXPECT_TRUE(std::equal(part.targets.begin(), part.targets.end(),
+                           whole.targets.begin() + static_cast<ptrdiff_t>(k * n)));
+  }
+  // Examples, seeds and splits share nothing.
+  std::set<std::vector<int32_t>> seen;
+  size_t made = 0;
+  for (const uint64_t seed : {1, 2}) {
+    for (const TaskSplit split : {TaskSplit::kTrain, TaskSplit::kHeldOut}) {
+      for (const Example& e : split_examples(examples_of(spec, 50, seed, split))) {
+        seen.insert(e.tokens);
+        ++made;
+      }
+    }
+  }
+  EXPECT_EQ(seen.size(), made);
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, EveryTask,
+                         ::testing::ValuesIn(task_registry().begin(), task_registry().end()),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+void check_mqar(const std::string& spec, int64_t pairs, int64_t vocab, bool filler) {
+  std::set<std::vector<int32_t>> key_orders;
+  for (const auto& [tokens, targets] : split_examples(examples_of(spec))) {
+    std::map<int32_t, int32_t> value_of;
+    std::set<int32_t> values;
+    for (size_t p = 0; p < static_cast<size_t>(pairs); ++p) {
+      const int32_t key = tokens[2 * p], value = tokens[2 * p + 1];
+      ASSERT_TRUE(1 <= key && key < vocab / 2) << key;
+      ASSERT_TRUE(vocab / 2 <= value && value < vocab) << value;
+      ASSERT_TRUE(value_of.emplace(key, value).second) << "key " << key << " twice";
+      ASSERT_TRUE(values.insert(value).second) << "value " << value << " twice";
+      ASSERT_EQ(targets[2 * p], -1);
+      ASSERT_EQ(targets[2 * p + 1], -1);
+    }
+    std::set<int32_t> asked;
+    for (size_t i = static_cast<size_t>(2 * pairs); i < tokens.size(); ++i) {
+      if (targets[i] < 0) {
+        if (filler) {
+          ASSERT_EQ(tokens[i], 0);
+        }
+        continue;
+      }
+      ASSERT_EQ(i % 2, 0u);
+      ASSERT_TRUE(value_of.contains(tokens[i]));
+      ASSERT_EQ(targets[i], value_of[tokens[i]]);
+      ASSERT_TRUE(asked.insert(tokens[i]).second) << "asked twice";
+    }
+    ASSERT_EQ(static_cast<int64_t>(asked.size()), pairs);
+    key_orders.insert({tokens.begin(), tokens.begin() + 2 * pairs});
+  }
+  EXPECT_GT(key_orders.size(), 1u);
+}
+
+TEST(Mqar, AsksEveryKeyOnceForItsValue) {
+  check_mqar("mqar:pairs=4,len=64,vocab=512", 4, 512, true);
+  check_mqar("mqar:pairs=8,len=33,vocab=19", 8, 19, true);  // every key and the fewest slots
+  check_mqar("mqar:pairs=1,len=4,vocab=4", 1, 4, true);
+  check_mqar("mqar:pairs=16,len=256,vocab=512,random_non_queries=1", 16, 512, false);
+}
+
+TEST(Mqar, NoiseIsDrawnFromTheWholeVocabulary) {
+  std::map<int32_t, int> seen;
+  for (const auto& [tokens, targets] :
+       split_examples(examples_of("mqar:pairs=1,len=64,vocab=8,random_non_queries=1"))) {
+    for (size_t i = 2; i < tokens.size(); ++i) seen[tokens[i]] += targets[i] < 0;
+  }
+  const double expected = kExamples * 61 / 8.0;
+  for (int32_t id = 0; id < 8; ++id) {
+    EXPECT_NEAR(seen[id], expected, 5 * std::sqrt(expected)) << id;
+  }
+}
+
+// The chance of slot i is in proportion to i^(a-1): of one pair directly, and of the second of two
+// by the definition of drawing without replacement.
+TEST(Mqar, GapsFollowThePowerLaw) {
+  constexpr int64_t kMany = 20000, kSlots = 8;
+  for (const double power : {0.01, 1.0, 3.0}) {
+    std::vector<double> p;
+    double total = 0;
+    for (int64_t i = 1; i <= kSlots; ++i) total += std::pow(static_cast<double>(i), power - 1);
+    for (int64_t i = 1; i <= kSlots; ++i) {
+      p.push_back(std::pow(static_cast<double>(i), power - 1) / total);
+    }
+    std::vector<double> first(kSlots), second(kSlots), want_second(kSlots);
+    const std::string spec =
+        fmt::format("mqar:pairs=2,len={},vocab=16,power={}", 4 + 2 * kSlots, power);
+    for (const auto& [tokens, targets] : split_examples(examples_of(spec, kMany))) {
+      for (size_t slot = 0; slot < kSlots; ++slot) {
+        const size_t at = 4 + 2 * slot;
+        if (targets[at] >= 0) (tokens[at] == tokens[0] ? first : second)[slot] += 1;
+      }
+    }
+    for (size_t i = 0; i < kSlots; ++i) {
+      for (size_t j = 0; j < kSlots; ++j) {
+        if (j != i) want_second[i] += p[j] * p[i] / (1 - p[j]);
+      }
+      const auto close = [&](double count, double chance) {
+        EXPECT_NEAR(count, kMany * chance, 5 * std::sqrt(kMany * chance)) << power << " slot " << i;
+      };
+      close(first[i], p[i]);
+      close(second[i], want_second[i]);
+    }
+  }
+}
+
+TEST(Mqar, RefusesWhatCannotBe) {
+  expect_refused("mqar:pairs=17,len=64", "mqar: column 6: pairs is \"17\", want at most len / 4");
+  expect_refused("mqar:pairs=8,len=64,vocab=16", "want fewer than vocab / 2");
+  expect_refused("mqar:power=0", "mqar: column 6: power");
+}
+
+TEST(Task, RefusesWithTheColumn) {
+  expect_refused("", "task: column 1: found the end, want the name of a task");
+  expect_refused("mqat", "task: column 1: found \"mqat\", want a task, one of mqar");
+  expect_refused("mqar mqar", "task: column 5: found \" mqar\", want the end");
+  expect_refused("mqar:pairs=", "task: column 12: found the end, want a value for pairs");
+  expect_refused("mqar:keys=3", "mqar: column 6: unknown option keys, want one of pairs, len");
+  expect_refused("mqar:len=1", "mqar: column 6: len is \"1\", want an integer from");
+  expect_refused("mqar:len=8,len=9", "is given twice");
+}
+
+// A stack for the examples, and a run on them in a folder of its own.
+class TaskRun {
+ public:
+  TaskRun(const std::filesystem::path& folder, const std::string& spec, const std::string& stack,
+          int64_t batch, const TrainerOptions& options, int threads = 2)
+      : ctx_({.threads = threads, .poison = true}),
+        source_(TaskExamples(spec, 1, TaskSplit::kTrain), batch),
+        set_(TaskExamples(spec, 1, TaskSplit::kHeldOut), 200),
+        directory_(folder, {.dtype = DType::kF32}) {
+    ModelConfig config;
+    config.vocab = make_task(spec)->shape().vocab;
+    config.width = 64;
+    config.sublayers = parse_stack(stack);
+    config.tied = true;
+    stack_ = std::make_unique<Stack>(config,
+                                     StackOptions{.trainable = true, .matrix_dtype = DType::kF32});
+    stack_->initialize(ctx_, Rng(1));
+    trainer_.emplace(ctx_, *stack_, source_, std::vector<const EvaluationSet*>{&set_}, directory_,
+                     options);
+  }
+  Trainer& trainer() { return *trainer_; }
+
+ private:
+  Context ctx_;
+  TaskSource source_;
+  TaskSet set_;
+  RunDirectory directory_;
+  std::unique_ptr<Stack> stack_;
+  std::optional<Trainer> trainer_;
+};
+
+TEST(TaskTraining, ResumedIsTheWholeRun) {
+  const Folder folder("braid-task-resume");
+  const TrainerOptions options{.accumulate = 2,
+                               .schedule = {.peak = 1e-3, .warmup = 0, .steps = 9},
+                               .save_every = 4,
+                               .eval_every = 3};
+  const auto run = [&](const char* name, int threads) {
+    return std::make_unique<TaskRun>(folder.path() / name, "mqar:pairs=2,len=16,vocab=32",
+                                     "swa:8 mamba2:state=16,head=16", 3, options, threads);
+  };
+  run("whole", 2)->trainer().run();
+  run("cut", 1)->trainer().run(6);
+  const auto resumed = run("cut", 1);
+  EXPECT_TRUE(resumed->trainer().resume());
+  EXPECT_EQ(resumed->trainer().steps_done(), 4);
+  resumed->trainer().run();
+  for (const char* file : {"model.safetensors", "checkpoints/step-9/tensors.safetensors"}) {
+    EXPECT_EQ(read_text(folder.path() / "cut" / file), read_text(folder.path() / "whole" / file));
+  }
+  // A text, or another task, is another run.
+  TaskRun other(folder.path() / "cut", "mqar:pairs=3,len=16,vocab=32",
+                "swa:8 mamba2:state=16,head=16", 3, options);
+  EXPECT_THROW(other.trainer().resume(), Error);
+}
+
+TEST(TaskTraining, AHybridLearnsRecallAndStops) {
+  const Folder folder("braid-task-learn");
+  const TrainerOptions options{
+      .schedule = {.peak = 4e-3, .floor = 4e-3, .warmup = 10, .steps = 600},
+      .save_every = 1000,
+      .eval_every = 20,
+      .stop_accuracy = 0.99};
+  const std::string spec = "mqar:pairs=2,len=16,vocab=32";
+  const std::string stack = "mamba2:state=16,head=16 attn:heads=2";
+  std::vector<double> accuracy;
+  int64_t steps = 0;
+  {
+    TaskRun run(folder.path(), spec, stack, 64, options);
+    run.trainer().run(
+        {.on_evaluation = [&](int64_t, const EvaluationSet& set, const Evaluation& e) {
+          EXPECT_EQ(set.name(), spec);
+          EXPECT_EQ(e.targets, 400);
+          EXPECT_EQ(e.bits_per_byte, 0);
+          accuracy.push_back(e.accuracy);
+        }});
+    EXPECT_TRUE(run.trainer().stopped_early());
+    steps = run.trainer().steps_done();
+  }
+  EXPECT_LT(accuracy.front(), 0.5);
+  EXPECT_GE(accuracy.back(), 0.99);
+  EXPECT_LT(steps, 600);
+  // A run that has stopped has nothing left to do.
+  TaskRun again(folder.path(), spec, stack, 64, options);
+  EXPECT_TRUE(again.trainer().resume());
+  again.trainer().run();
+  EXPECT_EQ(again.trainer().steps_done(), steps);
+}
+
+}  // namespace
+}  // namespace braid

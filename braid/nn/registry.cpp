@@ -31,7 +31,7 @@ constexpr SublayerEntry kRegistry[] = {
      "the same over a sliding window of W tokens"},
     {"mamba1",
      &make<Mamba1Mixer>,
-     {},
+     {.state_gradients = true},
      "mamba1:state=16,norms=weighted",
      "selective state space (S6), its step, B and C read from the token"},
     {"mamba2",

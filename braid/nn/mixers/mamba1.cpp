@@ -83,10 +83,14 @@ Tensor Mamba1Mixer::forward(Context& ctx, const Tensor& x, Stream& stream,
 
   const ShortConvOptions conv{.silu = true};
   const Tensor conv_bias = conv_bias_ ? conv_bias_parameter_.value : Tensor{};
-  const Tensor u = state == nullptr
-                       ? short_conv(ctx, x_z[0], conv_weight_.value, conv_bias, {}, batch, conv).y
-                       : short_conv_in_place(ctx, x_z[0], conv_weight_.value, conv_bias,
-                                             state->fixed(0), batch, conv);
+  const Tensor u = through_slot(
+      state, 0,
+      [&](const Tensor& initial) {
+        return short_conv(ctx, x_z[0], conv_weight_.value, conv_bias, initial, batch, conv);
+      },
+      [&](std::span<float* const> tails) {
+        return short_conv_in_place(ctx, x_z[0], conv_weight_.value, conv_bias, tails, batch, conv);
+      });
   const int64_t of_selection[] = {dt_rank_, state_, state_};
   const auto r_B_C = split_columns(ctx, x_proj_.forward(ctx, u), of_selection);
   const SelectiveScanInputs inputs{
@@ -98,9 +102,12 @@ Tensor Mamba1Mixer::forward(Context& ctx, const Tensor& x, Stream& stream,
       .a_log = A_log_.value,
       .d = D_.value,
       .z = x_z[1]};
-  return out_proj_.forward(ctx, state == nullptr
-                                    ? selective_scan(ctx, inputs, {}, batch).y
-                                    : selective_scan_in_place(ctx, inputs, state->fixed(1), batch));
+  const Tensor y = through_slot(
+      state, 1, [&](const Tensor& initial) { return selective_scan(ctx, inputs, initial, batch); },
+      [&](std::span<float* const> states) {
+        return selective_scan_in_place(ctx, inputs, states, batch);
+      });
+  return out_proj_.forward(ctx, y);
 }
 
 StateSpec Mamba1Mixer::state_spec() const {

@@ -21,6 +21,7 @@ packages=(
   nlohmann-json3-dev
   libpcre2-dev libpcre2-8-0
   libutf8proc-dev libutf8proc2
+  libkissfft-dev libkissfft-float131
   libcli11-dev
   libgtest-dev
   pkgconf-bin libpkgconf3
@@ -54,5 +55,5 @@ export LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 exec "$root/usr/bin/pkgconf" "$@"
 WRAPPER
 chmod +x "$dir/bin/pkg-config"
-"$dir/bin/pkg-config" --exists libhwy libpcre2-8 libutf8proc
+"$dir/bin/pkg-config" --exists libhwy libpcre2-8 libutf8proc kissfft-float
 du -sh "$dir" | cut -f1

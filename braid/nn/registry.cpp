@@ -5,7 +5,7 @@
 #include "braid/core/error.h"
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
-#include "braid/nn/mixers/mamba1.h"
+#include "braid/nn/mixers/hyena.h"
 #include "braid/nn/mixers/mamba2.h"
 #include "braid/nn/multipliers.h"
 #include "braid/nn/sublayer.h"
@@ -29,16 +29,16 @@ constexpr SublayerEntry kRegistry[] = {
      {},
      "swa:24,heads=4,kv=2",
      "the same over a sliding window of W tokens"},
-    {"mamba1",
-     &make<Mamba1Mixer>,
-     {.state_gradients = true},
-     "mamba1:state=16,norms=weighted",
-     "selective state space (S6), its step, B and C read from the token"},
     {"mamba2",
      &make<Mamba2Mixer>,
      {.state_gradients = true},
      "mamba2:state=16,head=16,groups=2",
      "selective state space (SSD) with a short convolution"},
+    {"hyena",
+     &make<HyenaMixer>,
+     {.state_grows = true},
+     "hyena:max=1024,filter_order=16",
+     "gated convolutions as long as the sequence, with implicit filters"},
     {"swiglu",
      &make<SwigluFfn>,
      {.mixer = false},

@@ -7,9 +7,8 @@
 namespace braid {
 
 std::span<const Family* const> families() {
-  static constexpr const Family* kFamilies[] = {
-      &kLlamaFamily,    &kMistralFamily, &kMamba2Family,     &kBambaFamily,
-      &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily};
+  static constexpr const Family* kFamilies[] = {&kLlamaFamily, &kMistralFamily, &kMamba2Family,
+                                                &kBambaFamily, &kFalconH1Family};
   return kFamilies;
 }
 

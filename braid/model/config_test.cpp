@@ -69,6 +69,8 @@ TEST(Config, ReadsTheReferenceCheckpoints) {
       {"mistral", "(swa:16,heads=4,kv=2,dim=16,theta=10000" + ffn},
       {"mamba2_g1", "(mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm_groups=1)x3"},
       {"mamba2_g2", "(mamba2:state=16,head=16,heads=8,groups=2,conv=4,norm_groups=1)x3"},
+      {"mamba", "(mamba1:state=16,conv=4,inner=128,dt_rank=4)x3"},
+      {"falcon_mamba", "(mamba1:state=16,conv=4,inner=128,dt_rank=4,norms=plain,norm_eps=1e-06)x3"},
       {"bamba",
        "mamba2:state=16,head=16,heads=8,groups=1,conv=4,norm_groups=1 swiglu:hidden=96 "
        "attn:heads=4,kv=2,dim=16,theta=10000,partial=0.5 swiglu:hidden=96 "
@@ -84,7 +86,7 @@ TEST(Config, ReadsTheReferenceCheckpoints) {
     EXPECT_EQ(print_stack(config.sublayers), stack);
     EXPECT_EQ(config.vocab, 256);
     EXPECT_EQ(config.width, 64);
-    EXPECT_FALSE(config.tied);
+    EXPECT_EQ(config.tied, std::string_view(name).ends_with("mamba"));
     EXPECT_EQ(config.norm_eps, 1e-5);
     EXPECT_EQ(config.dtype, DType::kF32);
     EXPECT_EQ(config.bos, 1);

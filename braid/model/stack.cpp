@@ -113,6 +113,12 @@ void Stack::check_batch(std::span<const int32_t> tokens, const SequenceBatch& ba
     check(0 <= token && token < config_.vocab, "stack: token {}, want 0..{}", token,
           config_.vocab - 1);
   }
+  if (options.carried != nullptr) {
+    check(options.states.empty(), "stack: both states and carried tensors, want one of them");
+    check(options.carried->empty() || options.carried->size() == sublayers_.size(),
+          "stack: carried tensors of {} sublayers, want {}", options.carried->size(),
+          sublayers_.size());
+  }
   if (options.states.empty()) return;
   check(static_cast<int64_t>(options.states.size()) == batch.sequences(),
         "stack: {} states for {} sequences", options.states.size(), batch.sequences());
@@ -124,37 +130,46 @@ void Stack::check_batch(std::span<const int32_t> tokens, const SequenceBatch& ba
 }
 
 Tensor Stack::run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
-                           const ForwardOptions& options) const {
+                           const LayerState* state) const {
   const Residual& residual = sublayers_[index];
-  const LayerState whole(options.states, index, stream.batch());
   const Tensor x = residual.norm.forward(ctx, h);
   Tensor y = h;
   size_t offset = 0;
   for (const auto& branch : residual.branches) {
-    const LayerState state = whole.branch(offset);
+    std::optional<LayerState> of_branch;
+    if (state != nullptr) of_branch.emplace(state->branch(offset));
     offset += branch->state_spec().size();
-    y = add(ctx, y, branch->forward(ctx, x, stream, options.states.empty() ? nullptr : &state));
+    y = add(ctx, y, branch->forward(ctx, x, stream, of_branch ? &*of_branch : nullptr));
   }
   return y;
 }
 
-// The sublayer as a pure function of the hidden rows and of what was published before it.
-Tensor Stack::recompute_sublayer(Context& ctx, size_t index, const Tensor& h,
-                                 Stream& stream) const {
+// The sublayer as a pure function of the hidden rows, of what was published before it and of the
+// tensors of its state.
+Tensor Stack::recompute_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
+                                 SlotTensors* carried) const {
   std::vector<Tensor> inputs{h};
   std::vector<std::string> names;
   for (const auto& [name, tensor] : stream.published()) {
     names.push_back(name);
     inputs.push_back(tensor);
   }
+  if (carried != nullptr) {
+    inputs.insert(inputs.end(), carried->initial.begin(), carried->initial.end());
+  }
   // The closure outlives this call, so it holds its own batch; what it publishes is the same each
   // time it runs.
   auto fresh = std::make_shared<std::vector<std::string>>();
-  const auto body = [this, index, names, fresh, batch = stream.batch()](
-                        Context& inner, const std::vector<Tensor>& given) {
-    Stream again(batch);
+  const auto body = [this, index, names, fresh, carries = carried != nullptr,
+                     rope_context = stream.rope_context(),
+                     batch = stream.batch()](Context& inner, const std::vector<Tensor>& given) {
+    Stream again(batch, rope_context);
     for (size_t i = 0; i < names.size(); ++i) again.publish(names[i], given[i + 1]);
-    std::vector<Tensor> outputs{run_sublayer(inner, index, given[0], again, {})};
+    const auto initial = given.begin() + 1 + std::ssize(names);
+    SlotTensors tensors{.initial = {initial, given.end()}, .last = {}};
+    const LayerState state(tensors, batch);
+    std::vector<Tensor> outputs{
+        run_sublayer(inner, index, given[0], again, carries ? &state : nullptr)};
     fresh->clear();
     for (const auto& [name, tensor] : again.published()) {
       const auto before = std::ranges::find(names, name);
@@ -165,17 +180,26 @@ Tensor Stack::recompute_sublayer(Context& ctx, size_t index, const Tensor& h,
       fresh->push_back(name);
       outputs.push_back(tensor);
     }
+    outputs.insert(outputs.end(), tensors.last.begin(), tensors.last.end());
     return outputs;
   };
-  std::vector<Tensor> outputs = recompute(ctx, std::move(inputs), body);
+  const std::vector<Tensor> outputs = recompute(ctx, std::move(inputs), body);
   for (size_t i = 0; i < fresh->size(); ++i) stream.publish((*fresh)[i], outputs[i + 1]);
+  if (carried != nullptr) {
+    carried->last.assign(outputs.begin() + 1 + std::ssize(*fresh), outputs.end());
+  }
   return outputs[0];
 }
 
 Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const SequenceBatch& batch,
                       const ForwardOptions& options) const {
   check_batch(tokens, batch, options);
-  Stream stream(batch, options.states.empty() ? 0 : config_.max_context);
+  check(ctx.tape() == nullptr || options.states.empty(),
+        "stack: states are overwritten, want carried tensors under a tape");
+  const bool carries = options.carried != nullptr, streams = carries || !options.states.empty();
+  if (carries && options.carried->empty()) options.carried->resize(sublayers_.size());
+  // Rotary scales that depend on the length are fixed by the declared context once pieces are read.
+  Stream stream(batch, streams ? config_.max_context : 0);
 
   Tensor h = embedding(ctx, tokens, embedding_.weight);
   if (config_.embedding_scale != 1.0) {
@@ -183,8 +207,12 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
   }
   stream.publish(Stream::kEmbedding, h);
   for (size_t i = 0; i < sublayers_.size(); ++i) {
-    h = ctx.tape() != nullptr && options_.recompute ? recompute_sublayer(ctx, i, h, stream)
-                                                    : run_sublayer(ctx, i, h, stream, options);
+    SlotTensors* carried = carries ? &(*options.carried)[i] : nullptr;
+    const LayerState state =
+        carries ? LayerState(*carried, batch) : LayerState(options.states, i, batch);
+    h = ctx.tape() != nullptr && options_.recompute
+            ? recompute_sublayer(ctx, i, h, stream, carried)
+            : run_sublayer(ctx, i, h, stream, streams ? &state : nullptr);
   }
   if (options.rows) h = gather_rows(ctx, h, *options.rows);
   h = final_norm_.forward(ctx, h);

@@ -31,6 +31,11 @@ struct StackOptions {
 struct ForwardOptions {
   /// One state a sequence, read and advanced; empty: every sequence starts from nothing.
   std::span<State* const> states = {};
+  /// Instead of `states`, for training on pieces of sequences: one a sublayer (or none, which is
+  /// the zero state), slots in the order of state_specs(). `initial` is read, `last` is set, and
+  /// gradients flow through both, also when sublayers are recomputed. Refused where a sublayer
+  /// keeps a row a token. The batch says where each piece starts.
+  std::vector<SlotTensors>* carried = nullptr;
   /// Rows of the packed batch whose logits are wanted, ascending; all of them when not set.
   std::optional<std::vector<int64_t>> rows;
 };
@@ -84,8 +89,9 @@ class Stack {
 
  private:
   Tensor run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
-                      const ForwardOptions& options) const;
-  Tensor recompute_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream) const;
+                      const LayerState* state) const;
+  Tensor recompute_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
+                            SlotTensors* carried) const;
   void check_batch(std::span<const int32_t> tokens, const SequenceBatch& batch,
                    const ForwardOptions& options) const;
 

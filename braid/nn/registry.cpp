@@ -6,6 +6,7 @@
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
 #include "braid/nn/mixers/hyena.h"
+#include "braid/nn/mixers/mamba1.h"
 #include "braid/nn/mixers/mamba2.h"
 #include "braid/nn/multipliers.h"
 #include "braid/nn/sublayer.h"
@@ -29,6 +30,11 @@ constexpr SublayerEntry kRegistry[] = {
      {},
      "swa:24,heads=4,kv=2",
      "the same over a sliding window of W tokens"},
+    {"mamba1",
+     &make<Mamba1Mixer>,
+     {.state_gradients = true},
+     "mamba1:state=16,norms=weighted",
+     "selective state space (S6), its step, B and C read from the token"},
     {"mamba2",
      &make<Mamba2Mixer>,
      {.state_gradients = true},

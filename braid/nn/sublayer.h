@@ -23,6 +23,7 @@ class Stream {
   explicit Stream(const SequenceBatch& batch, int64_t rope_context = 0)
       : batch_(&batch), rope_context_(rope_context) {}
   const SequenceBatch& batch() const { return *batch_; }
+  int64_t rope_context() const { return rope_context_; }
 
   /// Rotation angles of this batch for one rotary configuration; layers that share it share them.
   const RopeAngles& angles(Context& ctx, const RopeOptions& options);

@@ -7,8 +7,9 @@
 namespace braid {
 
 std::span<const Family* const> families() {
-  static constexpr const Family* kFamilies[] = {&kLlamaFamily, &kMistralFamily, &kMamba2Family,
-                                                &kBambaFamily, &kFalconH1Family};
+  static constexpr const Family* kFamilies[] = {
+      &kLlamaFamily,    &kMistralFamily, &kMamba2Family,     &kBambaFamily,
+      &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily};
   return kFamilies;
 }
 

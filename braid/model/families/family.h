@@ -32,6 +32,7 @@ struct Family {
   bool (*ignorable)(std::string_view name);
 };
 
+extern const Family kMambaFamily, kFalconMambaFamily;
 extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family;
 
 /// All of them, in one table.
@@ -124,5 +125,8 @@ struct LayerNames {
 /// Tensors of such layers: attention is self_attn, Mamba-2 is mamba.
 WeightMap layer_weights(const ModelConfig& config, const LayerNames& names);
 void map_mamba2(const std::string& native, const std::string& file, WeightMap* map);
+void map_mamba1(const std::string& native, const std::string& file, WeightMap* map);
+/// An integer, or ceil(width / 16) where the key is absent or says "auto".
+int64_t rank_or_auto(const JsonObject& json, std::string_view key, int64_t width);
 
 }  // namespace braid

@@ -22,6 +22,10 @@ cp "$out" first
 works eval --model made --task $task --examples 20 --threads 2
 cmp -s "$out" first || fail "eval depends on the number of threads"
 works eval --model made --task mqar:pairs=3,len=100,vocab=20 --examples 3
+for other in selective_copy:tokens=3,len=10,vocab=8 induction:len=9,vocab=32 parity:len=7 \
+  modular:group=s4,len=7 needle:len=12,vocab=32; do
+  works eval --model made --task $other --examples 3
+done
 works run --model made --tokens 1,2,3 --max-tokens 4 --temperature 0 --print-tokens
 works logits --model made --tokens 1,2,3 --out l.safetensors
 refuses 1 "tokenizer" run --model made --prompt hello

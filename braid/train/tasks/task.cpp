@@ -9,7 +9,12 @@ namespace braid {
 namespace {
 
 constexpr TaskEntry kTasks[] = {
-    {"mqar", "mqar:pairs=4,len=64,vocab=512", "the value of each key among many pairs", &make_mqar},
+    {"mqar", "mqar:pairs=4,len=64,vocab=512", &make_mqar},
+    {"selective_copy", "selective_copy:tokens=4,len=32,vocab=10", &make_selective_copy},
+    {"induction", "induction:len=64,vocab=17", &make_induction},
+    {"parity", "parity:len=32", &make_parity},
+    {"modular", "modular:group=s5,len=32", &make_modular},
+    {"needle", "needle:needles=2,len=64,vocab=64", &make_needle},
 };
 
 }  // namespace

@@ -39,8 +39,7 @@ class Task {
 /// One per task, beside its definition.
 struct TaskEntry {
   std::string_view name;
-  std::string_view example;  // a small spec, for help and tests
-  std::string_view summary;
+  std::string_view example;  // a small spec, for tests
   std::unique_ptr<Task> (*make)(SpecOptions& options);
 };
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 
 #include "braid/train/tasks/task_source.h"
 #include "braid/train/trainer.h"
@@ -200,6 +201,149 @@ TEST(Task, RefusesWithTheColumn) {
   expect_refused("mqar:len=8,len=9", "is given twice");
 }
 
+TEST(SelectiveCopy, RepeatsTheDataInOrder) {
+  for (const auto& [count, length, vocab] :
+       std::vector<std::tuple<size_t, size_t, int32_t>>{{4, 32, 10}, {8, 16, 5}, {1, 2, 3}}) {
+    std::set<size_t> places;
+    for (const auto& [tokens, targets] : split_examples(examples_of(
+             fmt::format("selective_copy:tokens={},len={},vocab={}", count, length, vocab)))) {
+      std::vector<int32_t> data;
+      for (size_t i = 0; i < length - count; ++i) {
+        ASSERT_EQ(targets[i], -1);
+        if (tokens[i] == 0) continue;
+        ASSERT_GE(tokens[i], 2);
+        data.push_back(tokens[i]);
+        places.insert(i);
+      }
+      ASSERT_EQ(data.size(), count);
+      for (size_t j = 0; j < count; ++j) {
+        ASSERT_EQ(tokens[length - count + j], 1);
+        ASSERT_EQ(targets[length - count + j], data[j]);
+      }
+    }
+    EXPECT_EQ(places.size(), length - count) << "some places are never used";
+  }
+  expect_refused("selective_copy:tokens=9,len=16", "tokens is \"9\", want at most len / 2");
+}
+
+TEST(Induction, AsksWhatFollowedTheMark) {
+  for (const auto& [length, vocab] :
+       std::vector<std::pair<size_t, int32_t>>{{64, 17}, {3, 3}, {20, 4}}) {
+    std::set<size_t> places;
+    for (const auto& [tokens, targets] : split_examples(
+             examples_of(fmt::format("induction:len={},vocab={}", length, vocab), 1000))) {
+      const auto mark = std::find(tokens.begin(), tokens.end(), vocab - 1);
+      places.insert(static_cast<size_t>(mark - tokens.begin()));
+      ASSERT_EQ(std::count(tokens.begin(), tokens.end(), vocab - 1), 2);
+      ASSERT_EQ(tokens.back(), vocab - 1);
+      ASSERT_LT(mark + 1, tokens.end() - 1);
+      ASSERT_EQ(targets.back(), mark[1]);
+    }
+    EXPECT_TRUE(places.contains(0) && places.contains(length - 3)) << "the ends are never used";
+  }
+}
+
+TEST(Group, AnswersAreTheProductSoFar) {
+  for (const int64_t modulus : {2, 7, 60}) {
+    const std::string spec = fmt::format("modular:group=z{},len=33", modulus);
+    for (const auto& [tokens, targets] : split_examples(examples_of(spec))) {
+      int64_t sum = 0;
+      for (size_t t = 0; t < tokens.size(); ++t) {
+        sum += tokens[t];
+        ASSERT_EQ(targets[t], sum % modulus);
+      }
+    }
+  }
+  for (const auto& [tokens, targets] : split_examples(examples_of("parity:len=33"))) {
+    int32_t odd = 0;
+    for (size_t t = 0; t < tokens.size(); ++t) ASSERT_EQ(targets[t], odd ^= tokens[t]);
+  }
+}
+
+// Ids are read as permutations by their factorial digits, apart from how the task makes its table.
+TEST(Group, PermutationsAreComposed) {
+  for (const int32_t points : {3, 4, 5}) {
+    const auto permutation = [&](int32_t id) {
+      std::vector<int32_t> rest, digits, out;
+      for (int32_t i = 0; i < points; ++i) rest.push_back(i);
+      for (int32_t base = 1; base <= points; id /= base++) digits.insert(digits.begin(), id % base);
+      for (const int32_t digit : digits) {
+        out.push_back(rest[static_cast<size_t>(digit)]);
+        rest.erase(rest.begin() + digit);
+      }
+      return out;
+    };
+    std::set<int32_t> seen;
+    const std::string spec = fmt::format("modular:group=s{},len=21", points);
+    for (const auto& [tokens, targets] : split_examples(examples_of(spec))) {
+      std::vector<int32_t> product = permutation(0);
+      for (size_t t = 0; t < tokens.size(); ++t) {
+        const auto factor = permutation(tokens[t]), before = product;
+        for (size_t i = 0; i < product.size(); ++i) {
+          product[i] = before[static_cast<size_t>(factor[i])];
+        }
+        ASSERT_EQ(permutation(targets[t]), product) << spec << " at " << t;
+        seen.insert(targets[t]);
+      }
+    }
+    EXPECT_EQ(static_cast<int64_t>(seen.size()), make_task(spec)->shape().vocab);
+  }
+}
+
+TEST(Group, TheLastAnswerAloneIsThatOfAll) {
+  const auto all = split_examples(examples_of("modular:group=s3,len=9"));
+  const auto last = split_examples(examples_of("modular:group=s3,len=9,answers=last"));
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_EQ(last[i].tokens, all[i].tokens);
+    EXPECT_EQ(last[i].targets.back(), all[i].targets.back());
+    EXPECT_EQ(std::count(last[i].targets.begin(), last[i].targets.end(), -1), 8);
+  }
+  for (const char* group : {"z1", "z1025", "s2", "s6", "z", "a5", "z5x"}) {
+    expect_refused(fmt::format("modular:group={}", group), "want z2 to z1024, s3, s4 or s5");
+  }
+  expect_refused("parity:answers=some", "want one of all, last");
+}
+
+void check_needles(int64_t needles, int64_t length, int64_t vocab, int64_t distance) {
+  const std::string spec = fmt::format("needle:needles={},len={},vocab={},distance={}", needles,
+                                       length, vocab, distance);
+  const int64_t noise = vocab / 2, first_value = noise + (vocab - noise) / 2;
+  std::set<int64_t> distances;
+  for (const auto& [tokens, targets] : split_examples(examples_of(spec))) {
+    std::map<int32_t, size_t> keys;
+    for (size_t i = 0; i + 1 < tokens.size(); ++i) {
+      if (tokens[i] < noise) continue;
+      ASSERT_LT(tokens[i], first_value) << "a value without a key";
+      ASSERT_TRUE(keys.emplace(tokens[i], i).second) << "key " << tokens[i] << " twice";
+      ASSERT_GE(tokens[++i], first_value) << "a key without a value";
+    }
+    ASSERT_EQ(static_cast<int64_t>(keys.size()), needles);
+    ASSERT_TRUE(keys.contains(tokens.back()));
+    const size_t at = keys[tokens.back()];
+    ASSERT_EQ(targets.back(), tokens[at + 1]);
+    distances.insert(static_cast<int64_t>(tokens.size() - 1 - at));
+  }
+  if (distance > 0) {
+    EXPECT_EQ(distances, std::set<int64_t>{distance});
+  } else {
+    EXPECT_EQ(*distances.begin(), 2) << spec;
+    EXPECT_EQ(*distances.rbegin(), length - 1) << spec;
+  }
+}
+
+TEST(Needle, AsksAValueAtItsDistance) {
+  check_needles(1, 40, 64, 0);
+  check_needles(1, 4, 4, 0);
+  check_needles(4, 17, 16, 0);
+  check_needles(3, 64, 33, 2);
+  check_needles(3, 64, 33, 63);
+  check_needles(16, 64, 64, 30);
+  expect_refused("needle:needles=17,len=64", "want at most len / 4");
+  expect_refused("needle:needles=3,vocab=8", "want at most vocab / 4");
+  expect_refused("needle:distance=1", "want 0, or from 2 to len - 1");
+  expect_refused("needle:len=64,distance=64", "want 0, or from 2 to len - 1");
+}
+
 // A stack for the examples, and a run on them in a folder of its own.
 class TaskRun {
  public:
@@ -268,7 +412,7 @@ TEST(TaskTraining, AHybridLearnsRecallAndStops) {
   std::vector<double> accuracy;
   int64_t steps = 0;
   {
-    TaskRun run(folder.path(), spec, stack, 64, options);
+    TaskRun run(folder.path(), spec, stack, 64, options, 1);
     run.trainer().run(
         {.on_evaluation = [&](int64_t, const EvaluationSet& set, const Evaluation& e) {
           EXPECT_EQ(set.name(), spec);
@@ -283,7 +427,7 @@ TEST(TaskTraining, AHybridLearnsRecallAndStops) {
   EXPECT_GE(accuracy.back(), 0.99);
   EXPECT_LT(steps, 600);
   // A run that has stopped has nothing left to do.
-  TaskRun again(folder.path(), spec, stack, 64, options);
+  TaskRun again(folder.path(), spec, stack, 64, options, 1);
   EXPECT_TRUE(again.trainer().resume());
   again.trainer().run();
   EXPECT_EQ(again.trainer().steps_done(), steps);

@@ -8,6 +8,7 @@
 #include "braid/nn/mixers/hyena.h"
 #include "braid/nn/mixers/mamba1.h"
 #include "braid/nn/mixers/mamba2.h"
+#include "braid/nn/mixers/s4d.h"
 #include "braid/nn/multipliers.h"
 #include "braid/nn/sublayer.h"
 
@@ -45,6 +46,11 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_grows = true},
      "hyena:max=1024,filter_order=16",
      "gated convolutions as long as the sequence, with implicit filters"},
+    {"s4d",
+     &make<S4dMixer>,
+     {.state_gradients = true},
+     "s4d:state=9",
+     "diagonal state space (S4D), the same for every token"},
     {"swiglu",
      &make<SwigluFfn>,
      {.mixer = false},

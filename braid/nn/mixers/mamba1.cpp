@@ -1,39 +1,15 @@
 #include "braid/nn/mixers/mamba1.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "braid/nn/mixers/state_space_init.h"
 #include "braid/ops/rms_norm/rms_norm.h"
 #include "braid/ops/selective_scan/selective_scan.h"
 #include "braid/ops/short_conv/short_conv.h"
 #include "braid/ops/view/view.h"
 
 namespace braid {
-namespace {
-
-// softplus(bias) log-uniform in [1e-3, 1e-1], as the authors draw it.
-void init_dt_bias(std::span<float> values, const Rng& rng) {
-  const double low = std::log(1e-3), high = std::log(1e-1);
-  for (size_t i = 0; i < values.size(); ++i) {
-    const double dt = std::max(std::exp(low + (high - low) * rng.uniform(i)), 1e-4);
-    values[i] = static_cast<float>(dt + std::log(-std::expm1(-dt)));
-  }
-}
-
-// A[e, n] = -(n + 1).
-Initializer init_a_log(int64_t state) {
-  return [state](std::span<float> values, const Rng&) {
-    for (size_t i = 0; i < values.size(); ++i) {
-      const size_t n = i % static_cast<size_t>(state);
-      values[i] = static_cast<float>(std::log(1.0 + static_cast<double>(n)));
-    }
-  };
-}
-
-Initializer init_bounded(double bound) {
-  return init_uniform(static_cast<float>(-bound), static_cast<float>(bound));
-}
-
-}  // namespace
 
 Mamba1Mixer::Mamba1Mixer(const SublayerConfig& config, SpecOptions& options) {
   const int64_t D = config.width;
@@ -53,17 +29,16 @@ Mamba1Mixer::Mamba1Mixer(const SublayerConfig& config, SpecOptions& options) {
   norm_eps_ = static_cast<float>(options.number("norm_eps", config.norm_eps, 0, 1));
 
   const int64_t E = inner_;
-  const auto root = [](int64_t n) { return 1 / std::sqrt(static_cast<double>(n)); };
-  const double depth = root(std::max<int64_t>(1, config.count));
-  in_proj_ = Linear("in_proj", D, 2 * E, bias, init_bounded(root(D)));
-  x_proj_ = Linear("x_proj", E, dt_rank_ + 2 * state_, false, init_bounded(root(E)));
-  dt_proj_ = Linear("dt_proj", dt_rank_, E, false, init_bounded(root(dt_rank_)));
-  out_proj_ = Linear("out_proj", E, D, bias, init_bounded(root(E) * depth));
-  const Initializer of_conv = init_bounded(root(conv_width_));
+  const double depth = 1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, config.count)));
+  in_proj_ = Linear("in_proj", D, 2 * E, bias, init_fan_in(D));
+  x_proj_ = Linear("x_proj", E, dt_rank_ + 2 * state_, false, init_fan_in(E));
+  dt_proj_ = Linear("dt_proj", dt_rank_, E, false, init_fan_in(dt_rank_));
+  out_proj_ = Linear("out_proj", E, D, bias, init_fan_in(E, depth));
+  const Initializer of_conv = init_fan_in(conv_width_);
   conv_weight_ = {.name = "conv1d.weight", .shape = {E, conv_width_}, .init = of_conv};
   conv_bias_parameter_ = {.name = "conv1d.bias", .shape = {E}, .init = of_conv};
-  dt_bias_ = {.name = "dt_proj.bias", .shape = {E}, .init = init_dt_bias};
-  A_log_ = {.name = "A_log", .shape = {E, state_}, .init = init_a_log(state_)};
+  dt_bias_ = {.name = "dt_proj.bias", .shape = {E}, .init = init_step_bias()};
+  A_log_ = {.name = "A_log", .shape = {E, state_}, .init = init_s4d_real(state_)};
   D_ = {.name = "D", .shape = {E}, .init = init_constant(1)};
   dt_norm_ = {.name = "dt_layernorm.weight", .shape = {dt_rank_}, .init = init_constant(1)};
   b_norm_ = {.name = "b_layernorm.weight", .shape = {state_}, .init = init_constant(1)};

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "braid/nn/mixers/state_space_init.h"
 #include "braid/ops/activation/activation.h"
 #include "braid/ops/elementwise/elementwise.h"
 #include "braid/ops/gated_rms_norm/gated_rms_norm.h"
@@ -10,15 +11,6 @@
 
 namespace braid {
 namespace {
-
-// softplus(dt_bias) log-uniform in [1e-3, 1e-1], as the authors draw it.
-void init_dt_bias(std::span<float> values, const Rng& rng) {
-  const double low = std::log(1e-3), high = std::log(1e-1);
-  for (size_t i = 0; i < values.size(); ++i) {
-    const double dt = std::max(std::exp(low + (high - low) * rng.uniform(i)), 1e-4);
-    values[i] = static_cast<float>(dt + std::log(-std::expm1(-dt)));
-  }
-}
 
 void init_a_log(std::span<float> values, const Rng& rng) {
   for (size_t i = 0; i < values.size(); ++i) {
@@ -74,7 +66,7 @@ Mamba2Mixer::Mamba2Mixer(const SublayerConfig& config, SpecOptions& options)
                   .init = init_uniform(-bound, bound)};
   conv_bias_parameter_ = {
       .name = "conv1d.bias", .shape = {channels}, .init = init_uniform(-bound, bound)};
-  dt_bias_ = {.name = "dt_bias", .shape = {ssd_.heads}, .init = init_dt_bias};
+  dt_bias_ = {.name = "dt_bias", .shape = {ssd_.heads}, .init = init_step_bias()};
   A_log_ = {.name = "A_log", .shape = {ssd_.heads}, .init = init_a_log};
   D_ = {.name = "D", .shape = {ssd_.heads}, .init = init_constant(1)};
   norm_weight_ = {.name = "norm.weight", .shape = {E}, .init = init_constant(1)};

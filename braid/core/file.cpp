@@ -90,10 +90,13 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   if (std::filesystem::is_symlink(path_, ignored)) {
     path_ = std::filesystem::weakly_canonical(path_);
   }
-  temporary_ = path_;
-  temporary_ += ".tmp" + std::to_string(::getpid());
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_io("create", temporary_);
+  for (int number = 0; fd_ < 0; ++number) {
+    temporary_ = path_;
+    temporary_ += fmt::format(".tmp{}-{}", ::getpid(), number);
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    // The name may be that of another writer of this path, in this process too.
+    if (fd_ < 0 && errno != EEXIST) fail_io("create", temporary_);
+  }
 }
 
 AtomicFile::~AtomicFile() {

@@ -61,6 +61,19 @@ TEST_F(FileTest, AnAbandonedWriteLeavesNothing) {
   EXPECT_EQ(listing(), Names{"f"});
 }
 
+TEST_F(FileTest, TwoWritersOfOnePathKeepApart) {
+  const fs::path path = folder_ / "f";
+  AtomicFile first(path), second(path);
+  first.write("first");
+  second.write("second");
+  EXPECT_EQ(listing().size(), 2u);
+  second.commit();
+  EXPECT_EQ(read_text(path), "second");
+  first.commit();
+  EXPECT_EQ(read_text(path), "first");
+  EXPECT_EQ(listing(), Names{"f"});
+}
+
 TEST_F(FileTest, AWriteThatFailsLeavesTheOldFile) {
   const fs::path path = folder_ / "f";
   write_text(path, old_);

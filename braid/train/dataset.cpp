@@ -64,6 +64,29 @@ std::vector<std::vector<int32_t>> encode_group(const DocumentEncoder& encoder, T
   return tokens;
 }
 
+// A folder that is taken back if nothing came of it, with those above it that were made as well.
+class NewFolder {
+ public:
+  explicit NewFolder(const fs::path& path) {
+    for (fs::path above = path; !above.empty() && !fs::exists(above); above = above.parent_path()) {
+      made_.push_back(above);
+    }
+    std::error_code error;
+    fs::create_directories(path, error);
+    check(!error, ErrorKind::kIo, "cannot create {}: {}", path.string(), error.message());
+  }
+  ~NewFolder() {
+    std::error_code ignored;
+    for (const fs::path& path : made_) fs::remove(path, ignored);  // only where it is empty
+  }
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+  void keep() { made_.clear(); }
+
+ private:
+  std::vector<fs::path> made_;  // innermost first
+};
+
 TokenFile open_cached(const fs::path& text, const DocumentEncoder& encoder, ThreadPool& threads,
                       const fs::path& cache, const Progress& progress) {
   const std::string absolute = fs::absolute(text).lexically_normal().string();
@@ -77,10 +100,10 @@ TokenFile open_cached(const fs::path& text, const DocumentEncoder& encoder, Thre
       if (error.kind() != ErrorKind::kFormat) throw;  // an older format: made again below
     }
   }
-  std::error_code error;
-  fs::create_directories(cache, error);
-  check(!error, ErrorKind::kIo, "cannot create {}: {}", cache.string(), error.message());
+  source_of(text, encoder);  // refuses what is not there before a folder is made for it
+  NewFolder folder(cache);
   write_token_file(text, encoder, threads, path, progress);
+  folder.keep();
   return TokenFile(path);
 }
 

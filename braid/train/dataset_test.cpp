@@ -64,6 +64,23 @@ TEST(SplitDocuments, SeparatesAtWholeLinesOnly) {
             (Documents{"a <|endoftext|>\n<|endoftext|>b"}));
 }
 
+TEST_F(DatasetTest, WhatIsRefusedLeavesNoFolder) {
+  DocumentEncoder picky = encoder();
+  picky.encode = [](std::string_view) -> std::vector<int32_t> { fail(ErrorKind::kFormat, "no"); };
+  const fs::path cache = folder_ / "run" / "data";
+  for (const fs::path& text :
+       {folder_ / "absent.txt", write("empty.txt", ""), write("a.txt", "a")}) {
+    const fs::path files[] = {text};
+    EXPECT_THROW(Dataset::open(files, picky, threads_, cache), Error);
+    EXPECT_FALSE(fs::exists(folder_ / "run")) << text;
+  }
+  fs::create_directories(folder_ / "run");
+  const fs::path files[] = {folder_ / "a.txt"};
+  EXPECT_THROW(Dataset::open(files, picky, threads_, cache), Error);
+  EXPECT_TRUE(fs::exists(folder_ / "run"));
+  EXPECT_FALSE(fs::exists(cache));
+}
+
 TEST_F(DatasetTest, DocumentsCarryTheirStartAndEnd) {
   const fs::path files[] = {write("a.txt", "xy\n<|endoftext|>\nz"), write("b.txt", "w")};
   const Dataset data = Dataset::open(files, encoder(), threads_, folder_ / "data");

@@ -16,6 +16,9 @@ RunDirectory::RunDirectory(std::filesystem::path folder, RunDirectoryOptions opt
       checkpoints_(folder_ / "checkpoints", options_.keep) {
   check(options_.dtype == DType::kF32 || options_.dtype == DType::kBF16,
         "train: weights saved as {}, want f32 or bf16", to_string(options_.dtype));
+}
+
+void RunDirectory::create() const {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);
   check(!error, ErrorKind::kIo, "cannot create {}: {}", folder_.string(), error.message());

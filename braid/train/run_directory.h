@@ -25,7 +25,7 @@ struct RunDirectoryOptions {
 ///   data/                                          tokenised text
 class RunDirectory {
  public:
-  /// Creates the folder.
+  /// Touches nothing yet.
   RunDirectory(std::filesystem::path folder, RunDirectoryOptions options);
 
   const std::filesystem::path& folder() const { return folder_; }
@@ -33,6 +33,8 @@ class RunDirectory {
   std::filesystem::path metrics() const { return folder_ / "metrics.jsonl"; }
   CheckpointStore& checkpoints() { return checkpoints_; }
 
+  /// Makes the folder, once everything that may refuse a run has been checked.
+  void create() const;
   /// Writes the model directory from the stack's master weights; each file is replaced as a whole.
   void export_model(Context& ctx, const Stack& stack) const;
 

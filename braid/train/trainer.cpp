@@ -177,6 +177,7 @@ void Trainer::save() {
 
 void Trainer::run(int64_t until, const TrainerObserver& observer) {
   const int64_t last = options_.schedule.steps;
+  directory_.create();
   MetricsLog metrics(directory_.metrics(), metrics_bytes_);
   while (step_ < std::min(until, last) && !stopped_early()) {
     const StepReport report = train_step();

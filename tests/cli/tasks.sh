@@ -56,5 +56,6 @@ refuses 2 "--eval-examples" "${train[@]}" "${text[@]}" --eval-examples 3
 refuses 2 "--valid" "${train[@]}" "${text[@]}" --stop-accuracy 0.5
 refuses 2 "--stop-accuracy" "${train[@]}" --task $task --steps 1 --out t --stop-accuracy 2
 refuses 2 "--tokenizer" "${train[@]}" --steps 1 --out t
+refuses 1 "No such file" "${train[@]}" --tokenizer bytes --data absent --length 8 --steps 1 --out t
 [[ ! -e t ]] || fail "a refused training left $(ls t)"
 finish

@@ -21,7 +21,14 @@ printf 'ok \xc0\xaf' | refuses 1 "invalid UTF-8 at byte 3" run --model made --pr
 refuses 1 "absent.txt" "${train[@]}" --data absent.txt --steps 1 --out t
 : >empty.txt
 refuses 1 "" "${train[@]}" --data empty.txt --steps 1 --out t
+
+# Bytes are bytes: what is no UTF-8 trains and is measured; any other tokenizer refuses it.
 printf 'fine \xff text' >bad.txt
+checks=$((checks + 1))
+"$braid" "${train[@]}" --data bad.txt --steps 1 --out bytes >"$out" 2>"$err" || fail "bytes: $(tail -1 "$err")"
+works eval --model bytes --data bad.txt
+"$braid" tokenizer train --data text.txt --vocab 300 --out words.json >"$out" 2>"$err" || fail "tokenizer"
+refuses 1 "not UTF-8 at byte 5" train --length 8 --batch 2 --stack attn --width 64 --tokenizer words.json --data bad.txt --steps 1 --out t
 refuses 2 "column" train --length 32 --batch 2 --stack 'frob' --width 16 --tokenizer bytes --data text.txt --steps 1 --out t
 refuses 1 "absent.json" train --length 32 --batch 2 --stack attn --width 16 --tokenizer absent.json --data text.txt --steps 1 --out t
 refuses 2 "--width" "${train[@]}" --width -1 --data text.txt --steps 1 --out t
@@ -31,8 +38,7 @@ mkdir full && : >full/precious
 [[ -e full/precious ]] || fail "train removed a file that is not its own"
 : >file
 refuses 1 "file" "${train[@]}" --data text.txt --steps 1 --out file
-left=$(find t -type f)
-[[ -z $left ]] || fail "a refused training left $left"
+[[ ! -e t ]] || fail "a refused training left $(find t)"
 refuses 1 "absent.txt" eval --model made --data absent.txt
 refuses 1 "" eval --model made --data empty.txt
 

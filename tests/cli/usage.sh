@@ -31,6 +31,10 @@ refuses 2 "temperature nan" run --model "$m" --tokens 1 --temperature nan
 refuses 2 "--top-k" run --model "$m" --tokens 1 --top-k -3
 refuses 2 "--threads" run --model "$m" --tokens 1 --threads -1
 refuses 2 "--threads" run --model "$m" --tokens 1 --threads 1000000
+refuses 2 "--max-tokens: 9223372036854775808 is too large" run --model "$m" --tokens 1 --max-tokens 9223372036854775808
+refuses 2 "--seed: -1 is negative" run --model "$m" --tokens 1 --seed -1
+refuses 2 "--seed: 18446744073709551616 is too large" run --model "$m" --tokens 1 --seed 18446744073709551616
+works run --model "$m" --tokens 1 --max-tokens 1 --seed 18446744073709551615 --print-tokens
 
 # Token lists.
 refuses 2 "'1x' is not a token id" run --model "$m" --tokens 1x --print-tokens

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <new>
@@ -34,6 +35,30 @@ void check_command(const CLI::App& app, const std::string& name) {
   throw braid::UsageError("there is no command '" + name + "', want one of " + known);
 }
 
+// What a whole number of a flag is refused for: the parser itself would saturate one that is too
+// large and wrap a negative one.
+std::string whole_number_fits(const std::string& text, bool is_signed) {
+  errno = 0;
+  if (is_signed) {
+    std::strtoll(text.c_str(), nullptr, 0);
+  } else {
+    std::strtoull(text.c_str(), nullptr, 0);
+  }
+  const bool negative = !is_signed && text.starts_with('-');
+  if (errno != ERANGE && !negative) return "";
+  return text + (negative ? " is negative, want 0 or more" : " is too large a number");
+}
+
+void check_whole_numbers(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    const bool is_signed = option->get_type_name().starts_with("INT");
+    if (!is_signed && !option->get_type_name().starts_with("UINT")) continue;
+    option->check(
+        [is_signed](const std::string& text) { return whole_number_fits(text, is_signed); });
+  }
+  for (CLI::App* command : app.get_subcommands({})) check_whole_numbers(*command);
+}
+
 // A full disk shows only here when the output is a file.
 bool stdout_arrived() {
   std::cout.flush();
@@ -56,6 +81,7 @@ int main(int argc, char** argv) {
     braid::add_inspect_command(app);
     braid::add_tokenizer_command(app);
     braid::add_bench_command(app);
+    check_whole_numbers(app);
     check_command(app, argc > 1 ? argv[1] : "-");
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

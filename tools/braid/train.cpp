@@ -136,7 +136,8 @@ void add_model_options(CLI::App& command, TrainFlags& flags) {
                      "JSON object of long option names; the command line wins");
   command.add_option("--stack", flags.stack, "the sublayers, e.g. \"(swa:256 swiglu)x4\"");
   command.add_option("--width", flags.width, "of the residual stream")->check(CLI::PositiveNumber);
-  command.add_option("--tokenizer", flags.data.tokenizer, "tokenizer.json, or bytes");
+  command.add_option("--tokenizer", flags.data.tokenizer,
+                     "tokenizer.json, or bytes (any: they need not be UTF-8)");
   command.add_flag("--tied,!--untied", flags.tied, "the head is the embedding (default)");
   command.add_option("--dtype", flags.dtype, "of the weights that are saved")
       ->check(CLI::IsMember({"f32", "bf16"}))

@@ -18,6 +18,10 @@ constexpr int64_t kTile = ShortConvVjpDims::kTile;
 constexpr int kExactWidth = 4;  // the largest that has kernels of its own
 constexpr int kAhead = 8;       // tokens that are read together
 
+__device__ __forceinline__ int64_t channel_of_thread() {
+  return int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+}
+
 __device__ __forceinline__ float sigmoid(float x) {
   const float e = expf(-fabsf(x));
   return (x < 0 ? e : 1.0f) / (1.0f + e);
@@ -104,7 +108,7 @@ template <int kMax>
 __global__ void short_conv_kernel(ShortConvDims dims, const float* __restrict__ x,
                                   const float* __restrict__ w, const float* __restrict__ bias,
                                   const float* const* __restrict__ h0, float* __restrict__ y) {
-  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t c = channel_of_thread();
   if (c >= dims.channels) return;
   Filter<kMax> filter(dims, w, bias, c);
   for (int64_t tile = blockIdx.y; tile * kTile < dims.tokens; tile += gridDim.y) {
@@ -134,7 +138,7 @@ __global__ void short_conv_kernel(ShortConvDims dims, const float* __restrict__ 
 // read.
 __global__ void short_conv_state_kernel(ShortConvDims dims, const float* __restrict__ x,
                                         const float* const* h0, float* const* ht) {
-  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t c = channel_of_thread();
   if (c >= dims.channels) return;
   for (int64_t s = blockIdx.y; s < dims.sequences; s += gridDim.y) {
     if (ht[s] == nullptr) continue;
@@ -199,14 +203,37 @@ struct Readers {
   }
 };
 
+// Both windows of one channel, which walk over the tokens of a sequence together.
+template <int kMax>
+struct Walk {
+  Filter<kMax> filter;
+  Readers<kMax> readers;
+
+  __device__ Walk(const Vjp& a, int64_t c)
+      : filter(a.dims.base, a.w, a.bias, c), readers(a.dims.base, a.w, c) {}
+  // Before token t of sequence s.
+  __device__ void start(const Vjp& a, int64_t s, int64_t t, int64_t c) {
+    filter.start(a.dims.base, a.x, a.h0[s], s, t, c);
+    readers.clear();
+  }
+  // The next token's gradient before the activation; zero beyond the sequence.
+  __device__ __forceinline__ float push(const ShortConvDims& dims, bool inside, float x, float dy) {
+    float newest = 0;
+    if (inside) {
+      filter.push(x);
+      newest = before_activation(dims, filter, dy);
+    }
+    readers.push(newest);
+    return newest;
+  }
+};
+
 template <int kMax>
 __global__ void short_conv_vjp_kernel(Vjp a) {
   const ShortConvDims& dims = a.dims.base;
-  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t c = channel_of_thread(), before = dims.width - 1;
   if (c >= dims.channels) return;
-  const int64_t before = dims.width - 1;
-  Filter<kMax> filter(dims, a.w, a.bias, c);
-  Readers<kMax> readers(dims, a.w, c);
+  Walk<kMax> walk(a, c);
   for (int64_t tile = blockIdx.y; tile * kTile < dims.tokens; tile += gridDim.y) {
     float dw[kMax] = {}, dbias = 0;
     const int64_t tile_end = min((tile + 1) * kTile, dims.tokens);
@@ -215,8 +242,7 @@ __global__ void short_conv_vjp_kernel(Vjp a) {
       const int64_t first = dims.offsets[s], last = dims.offsets[s + 1];
       const int64_t end = min(tile_end, last);
       if (begin >= end) continue;
-      filter.start(dims, a.x, a.h0[s], s, begin - first, c);
-      readers.clear();
+      walk.start(a, s, begin - first, c);
       const float* final_state = a.g_final[s];
       // W - 1 tokens beyond the tile: they read its inputs.
       for (int64_t group = begin; group < end + before; group += kAhead) {
@@ -227,20 +253,15 @@ __global__ void short_conv_vjp_kernel(Vjp a) {
         for (int i = 0; i < kAhead; ++i) {
           const int64_t t = group + i, done = t - before;
           if (t >= end + before) break;
-          float newest = 0;
-          if (t < last) {
-            filter.push(x[i]);
-            newest = before_activation(dims, filter, dy[i]);
-          }
+          const float newest = walk.push(dims, t < last, x[i], dy[i]);
           if (t < end) {
             dbias += newest;
 #pragma unroll
-            for (int k = 0; k < kMax; ++k) dw[k] = fmaf(newest, filter.x[k], dw[k]);
+            for (int k = 0; k < kMax; ++k) dw[k] = fmaf(newest, walk.filter.x[k], dw[k]);
           }
-          readers.push(newest);
           if (done >= begin) {
             a.dx[done * dims.channels + c] =
-                readers.input_gradient(dims, final_state, done - first, last - first, c);
+                walk.readers.input_gradient(dims, final_state, done - first, last - first, c);
           }
         }
       }
@@ -260,25 +281,19 @@ __global__ void short_conv_vjp_kernel(Vjp a) {
 template <int kMax>
 __global__ void short_conv_initial_kernel(Vjp a) {
   const ShortConvDims& dims = a.dims.base;
-  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t c = channel_of_thread(), before = dims.width - 1;
   if (c >= dims.channels) return;
-  const int64_t before = dims.width - 1;
-  Filter<kMax> filter(dims, a.w, a.bias, c);
-  Readers<kMax> readers(dims, a.w, c);
+  Walk<kMax> walk(a, c);
   for (int64_t s = blockIdx.y; s < dims.sequences; s += gridDim.y) {
     if (a.g_initial[s] == nullptr) continue;
     const int64_t first = dims.offsets[s], length = dims.offsets[s + 1] - first;
-    filter.start(dims, a.x, a.h0[s], s, 0, c);
-    readers.clear();
+    walk.start(a, s, 0, c);
     for (int64_t t = 0; t < before; ++t) {
-      float newest = 0;
-      if (t < length) {
-        filter.push(a.x[(first + t) * dims.x_stride + c]);
-        newest = before_activation(dims, filter, a.dy[(first + t) * a.dims.dy_stride + c]);
-      }
-      readers.push(newest);
+      const bool inside = t < length;
+      walk.push(dims, inside, inside ? a.x[(first + t) * dims.x_stride + c] : 0.0f,
+                inside ? a.dy[(first + t) * a.dims.dy_stride + c] : 0.0f);
       a.g_initial[s][t * dims.channels + c] =
-          readers.input_gradient(dims, a.g_final[s], t - before, length, c);
+          walk.readers.input_gradient(dims, a.g_final[s], t - before, length, c);
     }
   }
 }

@@ -81,7 +81,7 @@ std::vector<std::string_view> model_types() {
 ModelConfig parse_config(const json& root, const std::string& source,
                          std::span<const std::string_view> known) {
   const JsonObject object(root, source);
-  const std::string type = object.text("model_type");
+  const std::string type = model_type_of(object);
   const Family* family = find_family(type);
   if (family == nullptr && type != "braid") {
     object.refuse("model_type", fmt::format("one of {}", fmt::join(model_types(), ", ")));

@@ -8,8 +8,8 @@ namespace braid {
 
 std::span<const Family* const> families() {
   static constexpr const Family* kFamilies[] = {
-      &kLlamaFamily,    &kMistralFamily, &kMamba2Family,     &kBambaFamily,
-      &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily};
+      &kLlamaFamily,    &kMistralFamily, &kMamba2Family,      &kBambaFamily,
+      &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily, &kStateSpacesFamily};
   return kFamilies;
 }
 
@@ -18,6 +18,12 @@ const Family* find_family(std::string_view model_type) {
     if (family->model_type == model_type) return family;
   }
   return nullptr;
+}
+
+std::string model_type_of(const JsonObject& json) {
+  const bool state_spaces = json.has("d_model") && json.has("n_layer");
+  if (!json.has("model_type") && state_spaces) return std::string(kStateSpacesFamily.model_type);
+  return json.text("model_type");
 }
 
 SpecBuilder& SpecBuilder::set_text(std::string key, std::string value) {

@@ -32,13 +32,15 @@ struct Family {
   bool (*ignorable)(std::string_view name);
 };
 
-extern const Family kMambaFamily, kFalconMambaFamily;
+extern const Family kMambaFamily, kFalconMambaFamily, kStateSpacesFamily;
 extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family;
 
 /// All of them, in one table.
 std::span<const Family* const> families();
 /// Nullptr for a family there is none of (and for "braid", which needs no table).
 const Family* find_family(std::string_view model_type);
+/// model_type, or where it is absent what the other keys say: state-spaces/mamba writes none.
+std::string model_type_of(const JsonObject& json);
 
 // What families share.
 

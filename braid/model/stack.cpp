@@ -19,6 +19,25 @@ std::string branch_segment(const ParallelSpec& spec, size_t branch) {
   return before == 0 ? name : name + "_" + std::to_string(before);
 }
 
+// What such a sublayer leaves on the stream for the next one.
+constexpr std::string_view kFeed = "feed";
+
+// Whether sublayer i feeds the next one; it must then be there, and stand alone.
+bool feeds_next(const ModelConfig& config, size_t i) {
+  const ParallelSpec& spec = config.sublayers[i];
+  for (const SublayerSpec& branch : spec.branches) {
+    const SublayerEntry* entry = find_sublayer(branch.name);
+    if (entry == nullptr || !entry->traits.feeds_next) continue;
+    check(spec.branches.size() == 1, "stack: column {}: {} stands beside others, want it alone",
+          branch.column, branch.name);
+    check(i + 1 < config.sublayers.size(),
+          "stack: column {}: {} comes last, want a sublayer after it that takes its output",
+          branch.column, branch.name);
+    return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Stack::Stack(const ModelConfig& config, const StackOptions& options)
@@ -33,6 +52,7 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
   const DType matrix_dtype = options_.matrix_dtype.value_or(config_.dtype);
   sublayers_.reserve(config_.sublayers.size());
   std::map<std::string, int64_t, std::less<>> of_kind, so_far;
+  std::map<std::string, std::shared_ptr<void>, std::less<>> shared;
   for (const ParallelSpec& spec : config_.sublayers) {
     for (const SublayerSpec& branch : spec.branches) ++of_kind[branch.name];
   }
@@ -44,12 +64,16 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
         .norm_eps = config_.norm_eps,
         .state_dtype = matrix_dtype == DType::kBF16 ? DType::kBF16 : DType::kF32,
         .index = static_cast<int64_t>(i),
-        .count = static_cast<int64_t>(config_.sublayers.size())};
+        .count = static_cast<int64_t>(config_.sublayers.size()),
+        .shared = &shared};
     Residual& residual = sublayers_.emplace_back();
-    residual.norm = Norm("norm", D, config_.norm, config_.norm_eps);
-    std::vector<Parameter*> of_norm;
-    residual.norm.collect(of_norm);
-    for (Parameter* p : of_norm) parameters_.push_back({path + p->name, p});
+    residual.feeds_next = feeds_next(config_, i);
+    if (!residual.feeds_next) {
+      residual.norm = Norm("norm", D, config_.norm, config_.norm_eps);
+      std::vector<Parameter*> of_norm;
+      residual.norm.collect(of_norm);
+      for (Parameter* p : of_norm) parameters_.push_back({path + p->name, p});
+    }
     for (size_t b = 0; b < spec.branches.size(); ++b) {
       sublayer.ordinal = so_far[spec.branches[b].name]++;
       sublayer.of_kind = of_kind[spec.branches[b].name];
@@ -132,7 +156,13 @@ void Stack::check_batch(std::span<const int32_t> tokens, const SequenceBatch& ba
 Tensor Stack::run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
                            const LayerState* state) const {
   const Residual& residual = sublayers_[index];
-  const Tensor x = residual.norm.forward(ctx, h);
+  const bool fed = index > 0 && sublayers_[index - 1].feeds_next;
+  Tensor x = fed ? add(ctx, h, stream.value(kFeed)) : h;
+  if (residual.feeds_next) {
+    stream.publish(kFeed, residual.branches[0]->forward(ctx, x, stream, state));
+    return h;
+  }
+  x = residual.norm.forward(ctx, x);
   Tensor y = h;
   size_t offset = 0;
   for (const auto& branch : residual.branches) {

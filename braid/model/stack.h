@@ -84,6 +84,7 @@ class Stack {
     Norm norm;
     std::vector<std::unique_ptr<Sublayer>> branches;
     std::vector<std::string> names;  // registry names, for reports
+    bool feeds_next = false;         // Traits::feeds_next: no norm of its own
   };
   const std::vector<Residual>& sublayers() const { return sublayers_; }
 

@@ -9,6 +9,7 @@
 #include "braid/nn/mixers/mamba1.h"
 #include "braid/nn/mixers/mamba2.h"
 #include "braid/nn/mixers/s4d.h"
+#include "braid/nn/mixers/shared_block.h"
 #include "braid/nn/multipliers.h"
 #include "braid/nn/sublayer.h"
 
@@ -51,6 +52,11 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_gradients = true},
      "s4d:state=9",
      "diagonal state space (S4D), the same for every token"},
+    {"shared_block",
+     &make<SharedBlock>,
+     {.state_grows = true, .feeds_next = true},
+     "shared_block:heads=4,hidden=96,rank=8,attn_rank=4",
+     "Zamba's transformer block on [h | embedding], shared by places of a stack"},
     {"swiglu",
      &make<SwigluFfn>,
      {.mixer = false},

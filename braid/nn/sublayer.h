@@ -57,6 +57,8 @@ struct SublayerConfig {
   int64_t count = 1;
   int64_t ordinal = 0;  // among the `of_kind` sublayers of the same name
   int64_t of_kind = 1;
+  /// What sublayers with the same `share` own together, by name and id; null: nothing is shared.
+  std::map<std::string, std::shared_ptr<void>, std::less<>>* shared = nullptr;
 };
 
 /// f of x <- x + f(norm(x)): a mixer moves information along the sequence, an ffn works at one
@@ -87,6 +89,9 @@ struct Traits {
   /// Accepts a state of tensors and differentiates it. Never so where the state is keys and values,
   /// one row a token: those are exempt.
   bool state_gradients = false;
+  /// Its x is h itself, without a norm, and its y is added to the input of the next sublayer (in
+  /// front of that one's norm), not to h.
+  bool feeds_next = false;
 };
 
 /// One line of the registry.
@@ -102,7 +107,8 @@ struct SublayerEntry {
 std::span<const SublayerEntry> sublayer_registry();
 const SublayerEntry* find_sublayer(std::string_view name);
 
-/// Builds one sublayer from its spec. Throws Error(kUsage) with the column for an unknown name, an
+/// Builds one sublayer from its spec, whose options are the module's own and in_scale, out_scale
+/// (multipliers of x and y). Throws Error(kUsage) with the column for an unknown name, an
 /// unknown option or an impossible size.
 std::unique_ptr<Sublayer> make_sublayer(const SublayerSpec& spec, const SublayerConfig& config);
 

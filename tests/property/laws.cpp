@@ -57,12 +57,14 @@ Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype, b
 
 Tensor Subject::run(Context& ctx, const Tensor& x, const SequenceBatch& batch) const {
   Stream stream(batch);
+  stream.publish(Stream::kEmbedding, x);
   return layer->forward(ctx, x, stream, nullptr);
 }
 
 Tensor Subject::run_tensors(Context& ctx, const Tensor& x, const SequenceBatch& batch,
                             SlotTensors& state) const {
   Stream stream(batch, 4096);
+  stream.publish(Stream::kEmbedding, x);
   const LayerState view(state, batch);
   return layer->forward(ctx, x, stream, &view);
 }
@@ -78,9 +80,11 @@ Tensor Subject::run_pieces(Context& ctx, const Tensor& x, const std::vector<int6
   for (const int64_t n : pieces) {
     const SequenceBatch batch = SequenceBatch::single(n, state.position());
     Stream stream(batch, 4096);
+    const Tensor piece = rows_of(x, at, at + n);
+    stream.publish(Stream::kEmbedding, piece);
     State* states[] = {&state};
     const LayerState view(states, 0, batch);
-    parts.push_back(layer->forward(ctx, rows_of(x, at, at + n), stream, &view));
+    parts.push_back(layer->forward(ctx, piece, stream, &view));
     state.advance(n);
     at += n;
   }

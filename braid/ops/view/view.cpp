@@ -45,6 +45,39 @@ std::vector<Tensor> split_columns(Context& ctx, const Tensor& x, std::span<const
   return slices;
 }
 
+Tensor concat_columns(Context& ctx, std::span<const Tensor> parts) {
+  check(!parts.empty(), "concat_columns: no parts, want one at least");
+  int64_t total = 0;
+  for (const Tensor& part : parts) {
+    check(part.rank() == 2 && part.rows() == parts[0].rows(),
+          "concat_columns: a part has shape {}, want ({}, D)", to_string(part.shape()),
+          parts[0].rows());
+    total += part.dim(1);
+  }
+  Tensor y = ctx.empty({parts[0].rows(), total});
+  int64_t column = 0;
+  for (const Tensor& part : parts) {
+    const CopyRowsDims dims{.rows = part.rows(),
+                            .width = part.dim(1),
+                            .x_stride = part.row_stride(),
+                            .y_stride = total};
+    CopyRows::run(ctx, "concat_columns", dims, part.f32(), y.f32() + column);
+    column += part.dim(1);
+  }
+  if (Tape* tape = ctx.tape()) {
+    std::vector<int64_t> ends;
+    for (const Tensor& part : parts) ends.push_back((ends.empty() ? 0 : ends.back()) + part.dim(1));
+    tape->record({parts.begin(), parts.end()}, y, [ends](Context&, const Tensor& dy) -> Grads {
+      Grads grads;
+      for (size_t i = 0; i < ends.size(); ++i) {
+        grads.push_back(dy.slice_columns(i == 0 ? 0 : ends[i - 1], ends[i]));
+      }
+      return grads;
+    });
+  }
+  return y;
+}
+
 Tensor reshape(Context& ctx, const Tensor& x, Shape shape) {
   Tensor y = x.reshape(shape);
   y.set_grad_id(0);

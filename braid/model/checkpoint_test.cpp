@@ -244,6 +244,37 @@ TEST(Checkpoint, FingerprintSeesEveryTensorAndTheConfig) {
   EXPECT_NE(Checkpoint::open(golden("llama_yarn")).fingerprint(), original);
 }
 
+// The tensors of a block are under its first layer; each place has adapters under its own number.
+TEST(Checkpoint, FindsSharedBlocksAndTheirAdapters) {
+  const TemporaryFolder folder;
+  const std::string list =
+      "model.layers.1.shared_transformer.feed_forward.gate_up_proj_adapter_list";
+  const auto file = SafetensorsFile::open(golden("zamba2"));
+  const Checkpoint checkpoint = Checkpoint::open(golden("zamba2"));
+  const auto from = [&](const char* name, const Shape& shape) {
+    return checkpoint.sources(name, shape).at(0).raw();
+  };
+  for (const auto& [sublayer, index] : {std::pair(1, 0), std::pair(6, 2)}) {
+    const std::string name =
+        fmt::format("sublayers.{}.shared_block.ffn_adapter.in.weight", sublayer);
+    const Tensor want = file.tensor(fmt::format("{}.{}.0.weight", list, index));
+    EXPECT_EQ(std::memcmp(from(name.c_str(), {8, 64}), want.raw(), want.bytes()), 0);
+  }
+
+  std::vector<NamedTensor> tensors;
+  for (const std::string& name : file.names()) {
+    if (name != list + ".2.1.weight") tensors.emplace_back(name, file.tensor(name));
+  }
+  fs::copy_file(golden("zamba2") / "config.json", folder / "config.json");
+  save_safetensors(folder / "model.safetensors", tensors);
+  const Checkpoint damaged = Checkpoint::open(folder.path());
+  expect_refused(
+      [&] {
+        damaged.sources("sublayers.6.shared_block.ffn_adapter.out.weight", {64, 8});
+      },
+      "has no tensor \"model.layers.1.shared_transformer.feed_forward.gate_up_proj_adap");
+}
+
 TEST(SaveCheckpoint, RoundTripsUnderNativeNames) {
   const TemporaryFolder folder;
   const Checkpoint source = Checkpoint::open(golden("mamba2_g2"));

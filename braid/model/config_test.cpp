@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "braid/model/json.h"
@@ -46,6 +47,10 @@ constexpr const char* kFalconH1 = R"({"model_type": "falcon_h1", "vocab_size": 2
   "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
   "head_dim": 16, "intermediate_size": 96, "mamba_n_heads": 6, "mamba_d_head": 16,
   "mamba_d_ssm": 96, "mamba_d_state": 16})";
+constexpr const char* kZamba2 = R"({"model_type": "zamba2", "vocab_size": 256, "hidden_size": 64,
+  "num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+  "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 32,
+  "adapter_rank": 8, "num_mem_blocks": 2, "n_mamba_heads": 8, "mamba_d_state": 16})";
 constexpr const char* kNative = R"({"model_type": "braid", "vocab_size": 256, "hidden_size": 64,
   "stack": "(swa:16 swiglu)x2 mamba2:state=16"})";
 
@@ -191,6 +196,34 @@ TEST(Config, ReadsFalconH1Keys) {
   EXPECT_EQ(config.logit_scale, 0.7);
 }
 
+TEST(Config, ReadsZamba2Keys) {
+  const auto stack = [](const char* patch) {
+    return print_stack(patched(kZamba2, patch).sublayers);
+  };
+  const std::string mamba = "mamba2:state=16,head=16,heads=8,groups=1,conv=4,dt_min=0.001";
+  const auto block = [](int share, const std::string& rest) {
+    return fmt::format(" shared_block:share={},heads=4,kv=4,dim=32,{}", share, rest);
+  };
+  const auto both = [&](const std::string& rest) {
+    return mamba + block(0, rest) + fmt::format(" ({})x2", mamba) + block(1, rest) + " " + mamba;
+  };
+  const std::string plain = both("rope=none,hidden=32,rank=8");
+  EXPECT_EQ(stack("{}"), plain);
+  EXPECT_TRUE(patched(kZamba2, "{}").tied);
+  EXPECT_EQ(stack(R"({"hybrid_layer_ids": [1, 3], "layers_block_type": null})"), plain);
+  EXPECT_EQ(stack(R"({"hybrid_layer_ids": [1, 3]})"), plain);
+  EXPECT_EQ(stack(R"({"use_mem_rope": true, "use_shared_attention_adapter": true,
+                      "use_shared_mlp_adapter": false, "add_bias_linear": false})"),
+            both("theta=10000,hidden=32,attn_rank=8"));
+  const ModelConfig far = patched(kZamba2, R"({"use_mem_rope": true, "use_long_context": true})");
+  EXPECT_EQ(far.max_context, 16384);
+  EXPECT_EQ(SpecOptions(far.sublayers[1].branches[0]).number("theta", 0),
+            10000 * std::pow(8.0, 32.0 / 30.0));
+  EXPECT_EQ(stack(R"({"num_mem_blocks": 1})").find("share=1"), std::string::npos);
+  EXPECT_EQ(print_stack(load_config(golden("zamba2")).sublayers).find("rope=none"),
+            std::string::npos);
+}
+
 TEST(Config, RefusesByKey) {
   const std::tuple<const char*, const char*, const char*> kCases[] = {
       {kLlama, R"({"model_type": "gpt2"})",
@@ -253,6 +286,19 @@ TEST(Config, RefusesByKey) {
        "c: ssm_multipliers is a list of 3, want a list of 5"},
       {kFalconH1, R"({"mlp_multipliers": 1})", "c: mlp_multipliers is 1, want"},
       {kFalconH1, R"({"key_multiplier": 0})", "c: key_multiplier is 0, want"},
+      {kZamba2, R"({"layers_block_type": ["mamba", "attention", "mamba", "hybrid"]})",
+       "c: layers_block_type[1] is \"attention\", want one of mamba, hybrid"},
+      {kZamba2, R"({"layers_block_type": null})", "c: layers_block_type is missing"},
+      {kZamba2, R"({"hybrid_layer_ids": [1, 2]})",
+       "c: layers_block_type[2] is \"mamba\", want hybrid as in hybrid_layer_ids"},
+      {kZamba2, R"({"hybrid_layer_ids": [4]})",
+       "c: hybrid_layer_ids[0] is 4, want an integer from 0 to 3"},
+      {kZamba2, R"({"attention_head_dim": 16})",
+       "c: num_attention_heads * attention_head_dim is 4 * 16 = 64, want 2 * hidden_size = 128"},
+      {kZamba2, R"({"n_mamba_heads": 7})",
+       "c: n_mamba_heads * mamba_headdim is 7 * 18 = 126, want mamba_expand * hidden_size = 128"},
+      {kZamba2, R"({"num_mem_blocks": 0})", "c: num_mem_blocks is 0, want an integer from 1"},
+      {kZamba2, R"({"hidden_act": "silu"})", "c: hidden_act is \"silu\", want \"gelu\""},
       {kNative, R"({"stack": null})", "c: stack is missing"},
       {kNative, R"({"stack": "(attn"})", "c: stack: column 6: found the end"},
       {kNative, R"({"width": 64})", "c: both hidden_size and width are given"},

@@ -46,6 +46,9 @@ void print(const Stack& stack) {
     std::string name;
     for (size_t b = 0; b < residual.branches.size(); ++b) {
       name += (b == 0 ? "" : "|") + residual.names[b];
+      for (const SpecArg& arg : config.sublayers[i].branches[b].args) {
+        if (arg.key == "share") name += ":share=" + arg.value;
+      }
       for (const Parameter* p : residual.branches[b]->parameters()) parameters += p->shape.count();
       flops += residual.branches[b]->matmul_flops();
     }

@@ -8,8 +8,8 @@ namespace braid {
 
 std::span<const Family* const> families() {
   static constexpr const Family* kFamilies[] = {
-      &kLlamaFamily,    &kMistralFamily, &kMamba2Family,      &kBambaFamily,
-      &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily, &kStateSpacesFamily};
+      &kLlamaFamily, &kMistralFamily,     &kMamba2Family,      &kBambaFamily, &kFalconH1Family,
+      &kMambaFamily, &kFalconMambaFamily, &kStateSpacesFamily, &kZamba2Family};
   return kFamilies;
 }
 

@@ -33,7 +33,8 @@ struct Family {
 };
 
 extern const Family kMambaFamily, kFalconMambaFamily, kStateSpacesFamily;
-extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family;
+extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family,
+    kZamba2Family;
 
 /// All of them, in one table.
 std::span<const Family* const> families();
@@ -106,6 +107,7 @@ struct Mamba2Keys {
   std::string_view out_bias = {};  // of the output projection, where it has a key of its own
   std::string_view conv_bias = "mamba_conv_bias";
   int64_t default_head = 0;  // 0: what heads leave of the inner width
+  int64_t default_heads = 128;
   int64_t default_groups = 1;
   int64_t default_state = 256;
   int64_t norm_groups = 0;  // 0: as the groups

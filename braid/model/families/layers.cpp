@@ -54,7 +54,7 @@ void map_swiglu(const std::string& native, const std::string& file, const Sublay
 }  // namespace
 
 SpecBuilder mamba2_options(const JsonObject& json, int64_t width, const Mamba2Keys& keys) {
-  const int64_t heads = json.integer_or(keys.heads, 128, 1, kMaxWidth);
+  const int64_t heads = json.integer_or(keys.heads, keys.default_heads, 1, kMaxWidth);
   const int64_t groups = json.integer_or(keys.groups, keys.default_groups, 1, kMaxWidth);
   const double expand = json.number_or(keys.expand, 2, 0, 1024);
   auto inner = static_cast<int64_t>(expand * static_cast<double>(width));

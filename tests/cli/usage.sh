@@ -36,6 +36,11 @@ refuses 2 "--seed: -1 is negative" run --model "$m" --tokens 1 --seed -1
 refuses 2 "--seed: 18446744073709551616 is too large" run --model "$m" --tokens 1 --seed 18446744073709551616
 works run --model "$m" --tokens 1 --max-tokens 1 --seed 18446744073709551615 --print-tokens
 
+# Benchmarks: the ops there are; one that takes no time runs, checked against its reference.
+refuses 2 "there is no op 'frob', want one of activation, adamw" bench --op frob
+works bench --op view --threads 1
+grep -q "gather 16 of 2048 x 768 .* us .* GB/s .*% of .* GFLOP/s .*% of " "$out" || fail "bench prints '$(<"$out")'"
+
 # Token lists.
 refuses 2 "'1x' is not a token id" run --model "$m" --tokens 1x --print-tokens
 refuses 2 "'-1' is not a token id" run --model "$m" --tokens 5,-1 --print-tokens

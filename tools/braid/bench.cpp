@@ -1,8 +1,8 @@
 #include <fmt/core.h>
 
 #include "bench/ceilings.h"
-#include "bench/linear_bench.h"
 #include "bench/model_bench.h"
+#include "bench/op_bench.h"
 #include "braid/infer/model.h"
 #include "tools/braid/commands.h"
 
@@ -16,7 +16,10 @@ struct BenchFlags {
 };
 
 void run_bench(const BenchFlags& flags) {
+  if (!flags.op.empty()) from_flag([&] { bench::find_op(flags.op); });
   Context ctx = flags.device.context();
+  check(ctx.device().kind == DeviceKind::kCpu, ErrorKind::kUnsupported,
+        "bench: the ceilings are those of the CPU, want --device cpu");
   const bench::Ceilings ceilings = bench::measure_ceilings(ctx);
   fmt::print(
       "this machine, {} threads: read {:.1f} GB/s, f32 {:.0f} GFLOP/s, bf16 {:.0f} GFLOP/s\n",
@@ -24,8 +27,7 @@ void run_bench(const BenchFlags& flags) {
       ceilings.f32_flops_per_second / 1e9, ceilings.bf16_flops_per_second / 1e9);
   bool any = false;
   if (!flags.op.empty()) {
-    check(flags.op == "linear", "bench: there is no benchmark of op '{}', want linear", flags.op);
-    bench::bench_linear(ctx);
+    bench::bench_op(ctx, flags.op);
     any = true;
   }
   if (!flags.model.empty()) {
@@ -42,7 +44,7 @@ void run_bench(const BenchFlags& flags) {
     any = true;
   }
   if (any) return;
-  bench::bench_linear(ctx);
+  for (const bench::OpBench& op : bench::op_benches()) bench::bench_op(ctx, op.name);
   for (const bench::Preset& preset : bench::presets()) {
     bench::bench_inference(ctx, preset, ceilings);
   }
@@ -56,7 +58,7 @@ void add_bench_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "bench", "Measure speed beside the ceilings of the same run; without options, everything");
   command->add_option("--model", flags->model, "model directory: prefill and decode");
-  command->add_option("--op", flags->op, "one op: linear");
+  command->add_option("--op", flags->op, "one op, by the name of its folder: ssd, linear, ...");
   command->add_option("--preset", flags->preset,
                       "random weights at a published shape: mamba2-130m, llama-135m");
   command->add_option("--train", flags->train, "a training step of this stack spec");

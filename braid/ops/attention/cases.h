@@ -25,4 +25,8 @@ inline constexpr std::array<AttentionCase, 14> kAttentionCases = {{{1, 4, 2, 16,
                                                                    {100, 4, 4, 24, 16, 0},
                                                                    {513, 2, 1, 40, 72, 300}}};
 
+/// Prefill of published shapes, whole and through a window.
+inline constexpr std::array<AttentionCase, 2> kAttentionBench = {
+    {{1024, 9, 3, 64, 64, 0}, {2048, 8, 2, 64, 64, 256}}};
+
 }  // namespace braid

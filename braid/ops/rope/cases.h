@@ -21,4 +21,8 @@ inline constexpr std::array<RopeCase, 9> kRopeCases = {{{1, 1, 8, 8, false},
                                                         {33, 4, 128, 128, true},
                                                         {1000, 3, 24, 22, false}}};
 
+/// Decode and prefill.
+inline constexpr std::array<RopeCase, 2> kRopeBench = {
+    {{1, 9, 64, 64, false}, {2048, 9, 64, 64, false}}};
+
 }  // namespace braid

@@ -101,7 +101,8 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
   uint64_t id = 0;
   for (auto& [name, parameter] : parameters_) {
     parameter->name = name;
-    if (options_.trainable) parameter->value.set_grad_id(++id);
+    ++id;
+    if (options_.trainable && !parameter->frozen) parameter->value.set_grad_id(id);
   }
 }
 

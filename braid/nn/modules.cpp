@@ -52,4 +52,9 @@ Initializer residual_init(int64_t in, int64_t sublayers) {
   return init_normal(1.0f / std::sqrt(static_cast<float>(in * std::max<int64_t>(1, sublayers))));
 }
 
+Initializer xavier_uniform_init(int64_t in, int64_t out, double gain) {
+  const auto bound = static_cast<float>(gain * std::sqrt(6.0 / static_cast<double>(in + out)));
+  return init_uniform(-bound, bound);
+}
+
 }  // namespace braid

@@ -46,5 +46,7 @@ class Norm {
 /// of a stack with `sublayers` of them: its variance falls with their number.
 Initializer projection_init(int64_t in);
 Initializer residual_init(int64_t in, int64_t sublayers);
+/// Uniform within gain sqrt(6 / (in + out)) of zero (Glorot & Bengio).
+Initializer xavier_uniform_init(int64_t in, int64_t out, double gain);
 
 }  // namespace braid

@@ -6,8 +6,11 @@
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
 #include "braid/nn/mixers/hyena.h"
+#include "braid/nn/mixers/lightning.h"
+#include "braid/nn/mixers/linear_attn.h"
 #include "braid/nn/mixers/mamba1.h"
 #include "braid/nn/mixers/mamba2.h"
+#include "braid/nn/mixers/retnet.h"
 #include "braid/nn/mixers/s4d.h"
 #include "braid/nn/mixers/shared_block.h"
 #include "braid/nn/multipliers.h"
@@ -57,6 +60,21 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_grows = true, .feeds_next = true},
      "shared_block:heads=4,hidden=96,rank=8,attn_rank=4",
      "Zamba's transformer block on [h | embedding], shared by places of a stack"},
+    {"linear_attn",
+     &make<LinearAttnMixer>,
+     {.state_gradients = true},
+     "linear_attn:heads=4",
+     "linear attention with a feature map (elu1, relu, identity, favor)"},
+    {"retnet",
+     &make<RetnetMixer>,
+     {.state_gradients = true},
+     "retnet:heads=2,value=96,eps=0.001",
+     "multi-scale retention: linear attention with a constant decay per head"},
+    {"lightning",
+     &make<LightningMixer>,
+     {.state_gradients = true},
+     "lightning:heads=4,eps=0.001",
+     "lightning attention: linear, decays fixed by head and layer"},
     {"swiglu",
      &make<SwigluFfn>,
      {.mixer = false},

@@ -10,10 +10,11 @@ namespace braid {
 Optimizer::Optimizer(Context& ctx, Stack& stack, const OptimizerOptions& options)
     : stack_(stack), options_(options) {
   for (const auto& [name, parameter] : stack.parameters()) {
+    Slot& slot = slots_.emplace_back();
+    if (parameter->frozen) continue;
     const Tensor& value = parameter->value;
     check(value.defined() && Tape::tracks(value),
           "optimizer: parameter {} cannot be trained, want a trainable, initialised stack", name);
-    Slot& slot = slots_.emplace_back();
     slot.m = ctx.zeros(value.shape());
     slot.v = ctx.zeros(value.shape());
     slot.gradient = ctx.zeros(value.shape());
@@ -22,13 +23,16 @@ Optimizer::Optimizer(Context& ctx, Stack& stack, const OptimizerOptions& options
 }
 
 void Optimizer::zero_gradients(Context& ctx) {
-  for (const Slot& slot : slots_)
-    ctx.api().fill_bytes(slot.gradient.raw(), 0, slot.gradient.bytes());
+  for (const Slot& slot : slots_) {
+    if (slot.trained()) ctx.api().fill_bytes(slot.gradient.raw(), 0, slot.gradient.bytes());
+  }
 }
 
 double Optimizer::step(Context& ctx, int64_t step, double learning_rate, double scale) {
   std::vector<Tensor> gradients;
-  for (const Slot& slot : slots_) gradients.push_back(slot.gradient);
+  for (const Slot& slot : slots_) {
+    if (slot.trained()) gradients.push_back(slot.gradient);
+  }
   const double norm = scale * global_norm(ctx, gradients);
   if (!std::isfinite(norm)) return norm;
   AdamWOptions update{.lr = static_cast<float>(learning_rate),
@@ -38,6 +42,7 @@ double Optimizer::step(Context& ctx, int64_t step, double learning_rate, double 
                       .step = step + 1};
   update.gradient_scale = static_cast<float>(scale * clip_factor(norm, options_.clip));
   for (size_t i = 0; i < slots_.size(); ++i) {
+    if (!slots_[i].trained()) continue;
     const Parameter& parameter = *stack_.parameters()[i].parameter;
     update.weight_decay = parameter.decay ? static_cast<float>(options_.weight_decay) : 0.0f;
     adamw(ctx, parameter.value, slots_[i].gradient, slots_[i].m, slots_[i].v, update);
@@ -51,6 +56,7 @@ std::vector<NamedTensor> Optimizer::tensors(Context& ctx) const {
   for (size_t i = 0; i < slots_.size(); ++i) {
     const auto& [name, parameter] = stack_.parameters()[i];
     tensors.emplace_back("weight/" + name, ctx.to_host(parameter->value));
+    if (!slots_[i].trained()) continue;
     tensors.emplace_back("adamw.m/" + name, ctx.to_host(slots_[i].m));
     tensors.emplace_back("adamw.v/" + name, ctx.to_host(slots_[i].v));
   }
@@ -67,6 +73,7 @@ void Optimizer::load(Context& ctx, const SafetensorsFile& file) {
   for (size_t i = 0; i < slots_.size(); ++i) {
     const auto& [name, parameter] = stack_.parameters()[i];
     take("weight/" + name, parameter->value);
+    if (!slots_[i].trained()) continue;
     take("adamw.m/" + name, slots_[i].m);
     take("adamw.v/" + name, slots_[i].v);
   }

@@ -47,6 +47,8 @@ class Optimizer {
   struct Slot {
     Tensor m, v;      // as the parameter, float32
     Tensor gradient;  // the sink
+
+    bool trained() const { return gradient.defined(); }  // false for a frozen parameter
   };
   Stack& stack_;
   OptimizerOptions options_;

@@ -106,6 +106,33 @@ TEST(Trainer, DecaysMatricesOnly) {
   EXPECT_GT(matrices, 5);
 }
 
+TEST(Optimizer, LeavesFrozenParametersAsTheyAre) {
+  constexpr const char* kSpec = "linear_attn:heads=4,feature=favor swiglu:hidden=96";
+  Context ctx({.threads = 2, .poison = true});
+  const auto stack = test::make_stack(ctx, kSpec), other = test::make_stack(ctx, kSpec, 4);
+  Optimizer optimizer(ctx, *stack, {}), loaded(ctx, *other, {});
+  std::vector<std::vector<double>> before;
+  for (const auto& [name, p] : stack->parameters()) before.push_back(test::values(p->value));
+  loss_and_gradients(ctx, *stack, optimizer, random_batch({20}, 5));
+  optimizer.step(ctx, 0, 1e-2, 1.0);
+  int frozen = 0;
+  for (size_t i = 0; i < before.size(); ++i) {
+    const auto& [name, p] = stack->parameters()[i];
+    EXPECT_EQ(test::values(p->value) == before[i], p->frozen) << name;
+    frozen += p->frozen;
+  }
+  EXPECT_EQ(frozen, 1);
+
+  const Folder folder("frozen");
+  const auto file = folder.path() / "optimizer.safetensors";
+  save_safetensors(file, optimizer.tensors(ctx));
+  loaded.load(ctx, SafetensorsFile::open(file));
+  for (size_t i = 0; i < before.size(); ++i) {
+    EXPECT_EQ(test::values(other->parameters()[i].parameter->value),
+              test::values(stack->parameters()[i].parameter->value));
+  }
+}
+
 // One run of 12 steps in a folder of its own, over the same text.
 class SmallRun {
  public:

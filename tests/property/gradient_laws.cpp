@@ -22,7 +22,7 @@ struct Gradients {
 Gradients gradients(Context& ctx, const Subject& subject, std::vector<Tensor> inputs,
                     const std::vector<Tensor>& douts, const Forward& forward) {
   Gradients out;
-  for (Parameter* p : subject.layer->parameters()) {
+  for (Parameter* p : subject.trained()) {
     out.sinks[p->value.grad_id()] = ctx.zeros(p->shape);
   }
   Tape tape(&out.sinks);
@@ -103,7 +103,7 @@ std::string match_differences(Context& ctx, const Subject& subject, std::vector<
   for (size_t i = 0; i < inputs.size() && broken.empty(); ++i) {
     broken = check_along_a_direction(names[i], inputs[i], g.inputs[i], noise, loss);
   }
-  for (Parameter* p : subject.layer->parameters()) {
+  for (Parameter* p : subject.trained()) {
     if (!broken.empty()) break;
     broken = check_along_a_direction(p->name, p->value, g.sinks[p->value.grad_id()], noise, [&] {
       if (p->matrix) p->weight.repack(ctx);  // the packed copy follows
@@ -227,7 +227,7 @@ std::string gradients_flow_through_pieces(Context& ctx, const Subject& subject) 
     }
     at = end;
   }
-  for (Parameter* p : subject.layer->parameters()) {
+  for (Parameter* p : subject.trained()) {
     if (!broken.empty()) break;
     const uint64_t id = p->value.grad_id();
     // A sum over all tokens of terms of either sign: half the digits may go.
@@ -247,7 +247,7 @@ std::string recompute_changes_nothing(Context& ctx, const Subject& subject) {
       ctx, subject, {x}, {dy},
       [&](Context& c, const std::vector<Tensor>& inputs) { return recompute(c, inputs, forward); });
   if (!same_bits(once.inputs[0], again.inputs[0])) return "dx differs";
-  for (Parameter* p : subject.layer->parameters()) {
+  for (Parameter* p : subject.trained()) {
     if (!same_bits(once.sinks[p->value.grad_id()], again.sinks[p->value.grad_id()])) {
       return p->name + ": gradient differs";
     }

@@ -49,10 +49,16 @@ Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype, b
   subject.layer = make_sublayer(parse_stack(spec).at(0).branches.at(0), subject.config);
   uint64_t stream = 0;
   for (Parameter* parameter : subject.layer->parameters()) {
-    if (trainable) parameter->value.set_grad_id(stream + 1);
+    if (trainable && !parameter->frozen) parameter->value.set_grad_id(stream + 1);
     initialize_parameter(ctx, *parameter, Rng(5).fork(stream++), {.trainable = trainable});
   }
   return subject;
+}
+
+std::vector<Parameter*> Subject::trained() const {
+  std::vector<Parameter*> parameters = layer->parameters();
+  std::erase_if(parameters, [](const Parameter* p) { return p->frozen; });
+  return parameters;
 }
 
 Tensor Subject::run(Context& ctx, const Tensor& x, const SequenceBatch& batch) const {

@@ -15,6 +15,8 @@ struct Subject {
   std::unique_ptr<Sublayer> layer;
   SublayerConfig config;
 
+  /// The parameters that gradients reach.
+  std::vector<Parameter*> trained() const;
   /// Stateless run of a packed batch.
   Tensor run(Context& ctx, const Tensor& x, const SequenceBatch& batch) const;
   /// One sequence through a carried state, in pieces of the given lengths.

@@ -81,6 +81,16 @@ constexpr SublayerEntry kVariants[] = {
      {},
      "mamba2:state=16,head=16,groups=2,norm=0,scales=0.5/0.6/0.7/0.8/1.3,in_scale=1.25,out_bias=1",
      ""},
+    {"linear_attn_favor",
+     nullptr,
+     {.state_gradients = true},
+     "linear_attn:heads=8,feature=favor,dim=4,features=24",
+     ""},
+    {"linear_attn_identity",
+     nullptr,
+     {.state_gradients = true},
+     "linear_attn:heads=2,feature=identity,dim=24,gate=1",
+     ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };
 

@@ -53,11 +53,12 @@ void forward(const GatedRmsNormDims& dims, int64_t row, const float* y, const fl
   for (int64_t c = 0; c < dims.width; c += size) {
     const float* yc = y + row * dims.y_stride + c;
     const float* zc = z + row * dims.z_stride + c;
+    const float* wc = dims.shared_weight ? w : w + c;
     float* to = out + row * dims.width + c;
     if (dims.norm_before_gate) {
-      forward_group<true>(size, dims.eps, yc, zc, w + c, to);
+      forward_group<true>(size, dims.eps, yc, zc, wc, to);
     } else {
-      forward_group<false>(size, dims.eps, yc, zc, w + c, to);
+      forward_group<false>(size, dims.eps, yc, zc, wc, to);
     }
   }
 }
@@ -110,13 +111,14 @@ void backward(const GatedRmsNormDims& dims, int64_t dout_stride, int64_t begin, 
               const float* y, const float* z, const float* w, const float* dout, float* dy,
               float* dz, float* dw) {
   const int64_t size = dims.width / dims.groups;
-  std::fill_n(dw, dims.width, 0.0f);
+  std::fill_n(dw, dims.weight_size(), 0.0f);
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t c = 0; c < dims.width; c += size) {
       const auto group = dims.norm_before_gate ? &backward_group<true> : &backward_group<false>;
-      group(size, dims.eps, y + row * dims.y_stride + c, z + row * dims.z_stride + c, w + c,
+      const int64_t of_weight = dims.shared_weight ? 0 : c;
+      group(size, dims.eps, y + row * dims.y_stride + c, z + row * dims.z_stride + c, w + of_weight,
             dout + row * dout_stride + c, dy + row * dims.width + c, dz + row * dims.width + c,
-            dw + c);
+            dw + of_weight);
     }
   }
 }
@@ -149,12 +151,13 @@ void gated_rms_norm_vjp(ThreadPool& threads, const GatedRmsNormDims& dims, int64
       const int64_t first = i * kGatedRmsNormBlock;
       HWY_DYNAMIC_DISPATCH(backward)
       (dims, dout_stride, first, std::min(first + kGatedRmsNormBlock, dims.rows), y, z, w, dout, dy,
-       dz, partial + i * dims.width);
+       dz, partial + i * dims.weight_size());
     }
   });
-  std::fill_n(dw, dims.width, 0.0f);
+  const int64_t size = dims.weight_size();
+  std::fill_n(dw, size, 0.0f);
   for (int64_t i = 0; i < blocks; ++i) {
-    for (int64_t c = 0; c < dims.width; ++c) dw[c] += partial[i * dims.width + c];
+    for (int64_t c = 0; c < size; ++c) dw[c] += partial[i * size + c];
   }
 }
 

@@ -18,7 +18,8 @@ struct GatedRmsNormOptions {
 ///   out = rms(y) w silu(z)                 (norm_before_gate)
 ///   rms(u) = u / sqrt(mean(u^2) + eps)
 ///
-/// y, z (T, E) float32, rows may be strided; w (E). Nothing aliases. vjp: y, z, w.
+/// y, z (T, E) float32, rows may be strided; w (E), or (E / groups) shared by the groups, or absent
+/// (ones). Nothing aliases. vjp: y, z, w.
 ///
 /// Source: `RMSNormGated` of state-spaces/mamba.
 Tensor gated_rms_norm(Context& ctx, const Tensor& y, const Tensor& z, const Tensor& w,

@@ -83,6 +83,32 @@ TEST(GatedRmsNorm, GradientsMatchComplexStep) {
   }
 }
 
+TEST(GatedRmsNorm, AWeightOfOneGroupServesAllAndAnAbsentOneIsOnes) {
+  constexpr int64_t kGroups = 3, kSize = 17;
+  Problem p = make_problem({70, kGroups * kSize, kGroups}, 15);
+  Context ctx({.threads = 2, .poison = true});
+  const GatedRmsNormOptions options{.groups = kGroups, .norm_before_gate = true};
+  std::vector<float> tiled;
+  for (int64_t g = 0; g < kGroups; ++g) {
+    for (int64_t i = 0; i < kSize; ++i) tiled.push_back(p.w.f32()[i]);
+  }
+  Problem shared = p;
+  p.w = host_tensor(tiled, {kGroups * kSize});
+  shared.w = host_tensor(std::vector<float>(tiled.begin(), tiled.begin() + kSize), {kSize});
+  EXPECT_TRUE(test::same_bits(gated_rms_norm(ctx, p.y, p.z, shared.w, options),
+                              gated_rms_norm(ctx, p.y, p.z, p.w, options)));
+  const auto want = gradients_of(ctx, p, options), got = gradients_of(ctx, shared, options);
+  EXPECT_TRUE(test::same_bits(got[0], want[0]) && test::same_bits(got[1], want[1]));
+  const auto each = test::values(want[2]);
+  std::vector<double> sum(kSize, 0.0);
+  for (size_t i = 0; i < each.size(); ++i) sum[i % kSize] += each[i];
+  test::expect_close(got[2], sum, test::tolerance(DType::kF32, 70 * kGroups), "dw");
+
+  const Tensor ones = host_tensor(std::vector<float>(kSize, 1.0f), {kSize});
+  EXPECT_TRUE(test::same_bits(gated_rms_norm(ctx, p.y, p.z, {}, options),
+                              gated_rms_norm(ctx, p.y, p.z, ones, options)));
+}
+
 TEST(GatedRmsNorm, BitsDependOnNeitherThreadsNorOtherRows) {
   const Problem p = make_problem({100, 75, 3}, 9);
   Context one({.threads = 1}), three({.threads = 3});

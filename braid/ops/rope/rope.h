@@ -11,7 +11,16 @@
 namespace braid {
 
 /// How the frequencies are stretched for contexts beyond the trained one.
-enum class RopeKind : uint8_t { kNone, kDefault, kLinear, kDynamic, kYarn, kLlama3, kLongRope };
+enum class RopeKind : uint8_t {
+  kNone,
+  kDefault,
+  kLinear,
+  kDynamic,
+  kYarn,
+  kLlama3,
+  kLongRope,
+  kLinspace
+};
 
 struct RopeOptions {
   RopeKind kind = RopeKind::kDefault;
@@ -48,10 +57,12 @@ bool depends_on_length(RopeKind kind);
 ///   dynamic   theta' = theta (factor L / Lmax - (factor - 1))^(rd / (rd - 2)) where L > Lmax
 ///   llama3    wavelength 2 pi / f_i: above L0 / low f_i / factor, below L0 / high f_i, else
 ///   between yarn      f_i / factor and f_i mixed along a ramp over i, times 0.1 ln(factor) + 1
+///   linspace  theta^(-i / (rd / 2 - 1)): both ends 1 and 1 / theta are taken (RetNet)
 ///   longrope  f_i / short_i, or f_i / long_i where L > L0, times sqrt(1 + ln(factor) / ln(L0))
 ///
 /// Sources: arXiv 2104.09864, 2306.15595, 2309.00071 (yarn), 2402.13753 (longrope); names and
-/// corner cases follow Hugging Face transformers `modeling_rope_utils.py`.
+/// corner cases follow Hugging Face transformers `modeling_rope_utils.py`; linspace is that of
+/// microsoft/torchscale `RetNetRelPos`.
 RopeTable make_rope_table(const RopeOptions& options, int64_t length);
 
 /// Cosine and sine of every token's angles; made once for a batch and shared by all layers.

@@ -27,6 +27,15 @@ std::vector<double> frequencies(double theta, int64_t rotary_dim) {
   return inv_freq;
 }
 
+RopeTable linspace_table(const RopeOptions& o) {
+  RopeTable table{.inv_freq = std::vector<double>(static_cast<size_t>(o.rotary_dim / 2), 1.0)};
+  for (size_t i = 1; i < table.inv_freq.size(); ++i) {
+    table.inv_freq[i] =
+        std::pow(o.theta, -static_cast<double>(i) / static_cast<double>(table.inv_freq.size() - 1));
+  }
+  return table;
+}
+
 RopeTable dynamic_table(const RopeOptions& o, int64_t length) {
   check(o.max_position > 0, "rope: dynamic scaling has max_position {}, want a positive number",
         o.max_position);
@@ -144,6 +153,9 @@ RopeTable make_rope_table(const RopeOptions& options, int64_t length) {
       break;
     case RopeKind::kYarn:
       table = yarn_table(options);
+      break;
+    case RopeKind::kLinspace:
+      table = linspace_table(options);
       break;
     case RopeKind::kLongRope:
       table = longrope_table(options, length);

@@ -152,6 +152,13 @@ TEST(RopeTable, Yarn) {
               (0.0707 * std::log(4.0) + 1) / (0.1 * std::log(4.0) + 1), 1e-15);
 }
 
+TEST(RopeTable, LinspaceTakesBothEnds) {
+  const RopeOptions options{.kind = RopeKind::kLinspace, .rotary_dim = 8};
+  expect_table(make_rope_table(options, 0),
+               {1.0, std::pow(10.0, -4.0 / 3), std::pow(10.0, -8.0 / 3), 1e-4}, 1.0);
+  expect_table(make_rope_table({.kind = RopeKind::kLinspace, .rotary_dim = 2}, 0), {1.0}, 1.0);
+}
+
 TEST(RopeTable, LongRope) {
   RopeOptions options{.kind = RopeKind::kLongRope,
                       .theta = 10000,

@@ -1,0 +1,80 @@
+#include "braid/nn/mixers/lightning.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "braid/nn/mixers/linear_state.h"
+#include "braid/ops/activation/activation.h"
+#include "braid/ops/elementwise/elementwise.h"
+#include "braid/ops/rms_norm/rms_norm.h"
+#include "braid/ops/view/view.h"
+
+namespace braid {
+
+std::vector<double> alibi_slopes(int64_t heads) {
+  const auto below = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(heads)));
+  std::vector<double> slopes;
+  for (int64_t h = 1; h <= below; ++h) {
+    slopes.push_back(std::exp2(-8.0 * static_cast<double>(h) / static_cast<double>(below)));
+  }
+  for (int64_t h = 1; std::ssize(slopes) < heads; h += 2) {
+    slopes.push_back(std::exp2(-4.0 * static_cast<double>(h) / static_cast<double>(below)));
+  }
+  return slopes;
+}
+
+LightningMixer::LightningMixer(const SublayerConfig& config, SpecOptions& options) {
+  const int64_t D = config.width;
+  const int64_t heads = options.integer("heads", std::max<int64_t>(1, D / 128), 1, 4096);
+  if (!options.has("dim") && D % heads != 0) {
+    options.refuse("heads", "a divisor of the width, or dim as well");
+  }
+  const int64_t dim = options.integer("dim", D / heads);
+  eps_ = static_cast<float>(options.number("eps", 1e-6));
+  attention_ = {.heads = heads,
+                .key_dim = dim,
+                .value_dim = dim,
+                .chunk = options.integer("chunk", 64, 1, 4096)};
+  const double depth = static_cast<double>(config.ordinal) /
+                       static_cast<double>(std::max<int64_t>(config.of_kind - 1, 1));
+  std::vector<float> log_decay;
+  for (const double slope : alibi_slopes(heads)) {
+    log_decay.push_back(static_cast<float>(-slope * (1.0 - depth + 1e-5)));
+  }
+  log_decay_ = host_tensor(std::move(log_decay), {heads});
+  const int64_t inner = heads * dim;
+  qkvu_proj_ = Linear("qkvu_proj", D, 4 * inner, false, init_normal(0.02f));
+  out_proj_ = Linear("out_proj", inner, D, false, init_normal(0.02f));
+}
+
+Tensor LightningMixer::forward(Context& ctx, const Tensor& x, Stream& stream,
+                               const LayerState* state) const {
+  const SequenceBatch& batch = stream.batch();
+  const int64_t inner = attention_.heads * attention_.value_dim;
+  const int64_t widths[] = {inner, inner, inner, inner};
+  const auto qkvu = split_columns(ctx, qkvu_proj_.forward(ctx, x), widths);
+  const LinearAttentionInputs inputs{.q = activation(ctx, qkvu[0], Activation::kSilu),
+                                     .k = activation(ctx, qkvu[1], Activation::kSilu),
+                                     .v = qkvu[2],
+                                     .log_decay = ctx.to_device(log_decay_)};
+  const Tensor o = linear_attention_through(ctx, inputs, state, 0, batch, attention_);
+  return out_proj_.forward(ctx, multiply(ctx, qkvu[3], rms_norm(ctx, o, {}, eps_)));
+}
+
+StateSpec LightningMixer::state_spec() const {
+  return {{.name = "kv", .shape = {attention_.heads, attention_.value_dim, attention_.key_dim}}};
+}
+
+std::vector<Parameter*> LightningMixer::parameters() {
+  std::vector<Parameter*> out;
+  qkvu_proj_.collect(out);
+  out_proj_.collect(out);
+  return out;
+}
+
+double LightningMixer::matmul_flops() const {
+  return qkvu_proj_.matmul_flops() + out_proj_.matmul_flops();
+}
+
+}  // namespace braid

@@ -7,8 +7,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
 
 #include "braid/model/checkpoint.h"
+#include "braid/model/json.h"
 #include "braid/model/stack_spec.h"
 #include "tests/support/files.h"
 #include "tests/support/numeric.h"
@@ -193,6 +196,24 @@ TEST(SharedBlocks, RefusesWhatDoesNotFit) {
   refused("shared_block:heads=3 swiglu", "heads is \"3\", want a divisor of the width");
   refused("swiglu:out_scale=x", "out_scale is \"x\", want a number");
   refused("mamba2:head=8,scales=1/2", "scales is \"1/2\", want five numbers, of z, x, B, C and dt");
+}
+
+// Parameters of the models that the examples train, in thousands; names of published ones say them.
+TEST(Examples, AreStacksOfTheirSize) {
+  const std::map<std::string, int64_t> sizes = {{"samba_421m.json", 421793},
+                                                {"young_readers.json", 2569}};
+  for (const auto& [name, thousands] : sizes) {
+    SCOPED_TRACE(name);
+    const auto path = std::filesystem::path(BRAID_SOURCE_DIR) / "examples" / name;
+    const nlohmann::json root = read_json(path);
+    const JsonObject example(root, name);
+    ModelConfig config;
+    config.vocab = name == "samba_421m.json" ? 32000 : 2048;
+    config.width = example.integer("width", 1, 1 << 20);
+    config.tied = example.flag_or("tied", false);
+    config.sublayers = parse_stack(example.text("stack"));
+    EXPECT_EQ(Stack(config).parameter_count() / 1000, thousands);
+  }
 }
 
 }  // namespace

@@ -57,5 +57,16 @@ refuses 2 "--valid" "${train[@]}" "${text[@]}" --stop-accuracy 0.5
 refuses 2 "--stop-accuracy" "${train[@]}" --task $task --steps 1 --out t --stop-accuracy 2
 refuses 2 "--tokenizer" "${train[@]}" --steps 1 --out t
 refuses 1 "No such file" "${train[@]}" --tokenizer bytes --data absent --length 8 --steps 1 --out t
+# The table of the recall sweep comes from its results alone: the best over rates, the fewest tokens.
+result() {
+  printf '{"mixer":"a","length":%d,"pairs":4,"lr":%s,"accuracy":%s,"tokens":%s,"seconds":1,"state":"1.0 KiB",' "${@:1:4}"
+  printf '"parameters":"7k","diverged":%s,"args":"--stack %s --lr %s --stop-accuracy 0.99"}\n' "$5" "'(attn)x2'" "$2"
+}
+{ result 128 1e-3 0.5 9000000 false; result 64 1e-2 0.991 2500000 false; result 64 1e-3 0.994 3000000 true; } >r.jsonl
+render=$(bash "$2/scripts/recall.sh" --render r.jsonl) || fail "recall.sh --render"
+same "recall table" "$(grep '`(attn)x2`' <<<"$render")" \
+  '| a | `(attn)x2` | 7k | 99.4% (rate 1e-3); 2.5M; 1.0 KiB | 50.0% (rate 1e-3); -; 1.0 KiB |'
+same "recall columns" "$(grep -o '[0-9]* tokens, 4 pairs' <<<"$render" | paste -sd,)" "64 tokens, 4 pairs,128 tokens, 4 pairs"
+grep -q "finite numbers: 1\." <<<"$render" || fail "recall.sh does not count diverged runs"
 [[ ! -e t ]] || fail "a refused training left $(ls t)"
 finish

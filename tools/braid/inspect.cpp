@@ -10,7 +10,7 @@ namespace {
 
 struct InspectFlags {
   std::string model, stack;
-  int64_t width = 0, vocab = 32000;
+  int64_t width = 0, vocab = 32000, context = 0;
 };
 
 std::string count(int64_t n) {
@@ -28,16 +28,24 @@ std::string bytes(int64_t n) {
   return fmt::format("{:.1f} KiB", value / 0x1p10);
 }
 
-constexpr int64_t kContexts[] = {1024, 65536, 1'000'000};
+struct StateColumn {
+  int64_t context;
+  std::string label;
+  int64_t total = 0;
+};
 
-void print(const Stack& stack) {
+void print(const Stack& stack, int64_t context) {
   const ModelConfig& config = stack.config();
   fmt::print("{}\n", print_stack(config.sublayers));
   fmt::print("width {}, vocabulary {}, {} embedding, weights {}\n\n", config.width, config.vocab,
              config.tied ? "tied" : "untied", to_string(config.dtype));
-  fmt::print("{:>4}  {:24} {:>10} {:>12} {:>11} {:>11} {:>11}\n", "", "sublayer", "parameters",
-             "FLOPs/token", "state at 1K", "64K", "1M");
-  int64_t state[3] = {0, 0, 0};
+  std::vector<StateColumn> states{{1024, "1K"}, {65536, "64K"}, {1'000'000, "1M"}};
+  if (context > 0) states = {{context, std::to_string(context)}};
+  fmt::print("{:>4}  {:24} {:>10} {:>12}", "", "sublayer", "parameters", "FLOPs/token");
+  for (const StateColumn& at : states) {
+    fmt::print(" {:>11}", (&at == states.data() ? "state at " : "") + at.label);
+  }
+  fmt::print("\n");
   const auto specs = stack.state_specs();
   for (size_t i = 0; i < specs.size(); ++i) {
     const Stack::Residual& residual = stack.sublayers()[i];
@@ -52,20 +60,25 @@ void print(const Stack& stack) {
       for (const Parameter* p : residual.branches[b]->parameters()) parameters += p->shape.count();
       flops += residual.branches[b]->matmul_flops();
     }
-    int64_t at[3];
-    for (size_t c = 0; c < 3; ++c) {
-      at[c] = state_bytes(specs[i], kContexts[c]);
-      state[c] += at[c];
+    fmt::print("{:>4}  {:24} {:>10} {:>12}", i, name, count(parameters),
+               count(static_cast<int64_t>(flops)));
+    for (StateColumn& at : states) {
+      const int64_t size = state_bytes(specs[i], at.context);
+      at.total += size;
+      fmt::print(" {:>11}", bytes(size));
     }
-    fmt::print("{:>4}  {:24} {:>10} {:>12} {:>11} {:>11} {:>11}\n", i, name, count(parameters),
-               count(static_cast<int64_t>(flops)), bytes(at[0]), bytes(at[1]), bytes(at[2]));
+    fmt::print("\n");
   }
   const int64_t total = stack.parameter_count();
   fmt::print("\nparameters: {} total, {} active a token\n", count(total), count(total));
   fmt::print("weights in memory: {}\n", bytes(stack.weight_bytes()));
   fmt::print("matrix FLOPs a token: {}\n", count(static_cast<int64_t>(stack.matmul_flops())));
-  fmt::print("state a sequence: {} at 1K tokens, {} at 64K, {} at 1M\n", bytes(state[0]),
-             bytes(state[1]), bytes(state[2]));
+  std::string totals;
+  for (const StateColumn& at : states) {
+    totals += fmt::format("{}{} at {}{}", totals.empty() ? "" : ", ", bytes(at.total), at.label,
+                          totals.empty() ? " tokens" : "");
+  }
+  fmt::print("state a sequence: {}\n", totals);
 }
 
 void inspect(const InspectFlags& flags) {
@@ -73,17 +86,18 @@ void inspect(const InspectFlags& flags) {
     throw UsageError("inspect: want --model DIR or --stack SPEC, one of the two");
   }
   if (!flags.model.empty()) {
-    print(Stack(Checkpoint::open(flags.model).config()));
+    print(Stack(Checkpoint::open(flags.model).config()), flags.context);
     return;
   }
   if (flags.width <= 0) throw UsageError("inspect: --stack wants --width as well");
   ModelConfig config;
   config.width = flags.width;
   config.vocab = flags.vocab;
-  print(*from_flag([&] {
+  const auto stack = from_flag([&] {
     config.sublayers = parse_stack(flags.stack);
     return std::make_unique<Stack>(config);
-  }));
+  });
+  print(*stack, flags.context);
 }
 
 }  // namespace
@@ -99,6 +113,10 @@ void add_inspect_command(CLI::App& app) {
   command->add_option("--vocab", flags->vocab, "vocabulary, with --stack")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
+  command
+      ->add_option("--context", flags->context,
+                   "tokens to give the state for; 1K, 64K and 1M when left out")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command->callback([flags] { inspect(*flags); });
 }
 

@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# What small stacks can recall: multi-query associative recall (docs/tasks.md) over mixers, lengths
+# and learning rates.
+#
+#   scripts/recall.sh BRAID RESULTS [MIXER...]   runs what RESULTS lacks, one JSON line a finished run
+#   scripts/recall.sh --render RESULTS           writes the table of what was run to stdout
+#
+# MIXER is a name of the list below or NAME=SPEC. Runs are done cell by cell. It may be killed at any
+# instant: begun again, it goes on from the checkpoint of the run it was in.
+set -euo pipefail
+export LC_ALL=C
+
+mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:state=64)x2"
+  "swa=(swa:32)x2")
+cells=("64 4" "128 8" "256 16") # length, pairs
+rates=(1e-3 3e-3 1e-2)
+width=64 vocab=512
+tokens_a_step=4096 tokens_max=25000000
+common="--warmup 50 --min-lr 0 --weight-decay 0.1 --clip 1 --stop-accuracy 0.99 --eval-examples 500"
+
+# number LINE KEY: a number of a flat JSON object.
+number() { sed -n "s/.*\"$2\":\(-\?[0-9][0-9.eE+-]*\).*/\1/p" <<<"$1"; }
+
+# one NAME SPEC LENGTH PAIRS RATE: trains, and appends a line to the results.
+one() {
+  local name=$1 spec=$2 length=$3 pairs=$4 rate=$5
+  local batch=$((tokens_a_step / length)) steps=$((tokens_max / tokens_a_step))
+  local task=mqar:pairs=$pairs,len=$length,vocab=$vocab
+  # The text of the call is what identifies a run.
+  local args="--stack \"$spec\" --width $width --task $task --batch $batch --steps $steps --lr $rate"
+  args+=" --eval-every $((steps / 60)) --save-every $((steps / 60)) $common"
+  local key=${args//\"/\'}
+  if grep -qF "\"args\":\"$key\"" "$results"; then return; fi
+  local folder failure=
+  folder="$results.runs/$(cksum <<<"$key" | tr ' ' -)"
+  mkdir -p "$folder"
+  echo "$name, length $length, $pairs pairs, rate $rate" >&2
+  # A run that leaves the finite numbers is a result; any other failure ends the sweep.
+  if ! eval "\"\$braid\" train $args --seed 1 --threads 1 --keep 1 --resume --out \"\$folder\"" \
+    2>"$folder/log"; then
+    failure=$(tail -n 1 "$folder/log")
+    [[ $failure == *"want finite numbers"* ]] || { echo "$failure" >&2; exit 1; }
+  fi
+  local evaluations best last steps_done state parameters
+  evaluations=$(grep '"valid_accuracy"' "$folder/metrics.jsonl" || true)
+  best=$(sed -n 's/.*"valid_accuracy":\([0-9.e-]*\).*/\1/p' <<<"$evaluations" |
+    sort -g | tail -n 1)
+  last=$(grep '"tokens_per_s"' "$folder/metrics.jsonl" | tail -n 1)
+  steps_done=$(number "$last" step)
+  state=$("$braid" inspect --stack "$spec" --width $width --vocab $vocab --context "$length" |
+    sed -n 's/^state a sequence: \(.*\) at .*/\1/p')
+  parameters=$(sed -n 's/^\([^ ]*\) parameters,.*/\1/p' "$folder/log")
+  printf '{"mixer":"%s","length":%d,"pairs":%d,"lr":%s,"accuracy":%s,"tokens":%d,"seconds":%s,' \
+    "$name" "$length" "$pairs" "$rate" "${best:-0}" $((steps_done * tokens_a_step)) \
+    "$(number "$last" seconds)" >"$folder/line"
+  printf '"state":"%s","parameters":"%s","diverged":%s,"args":"%s"}\n' "$state" "$parameters" \
+    "$([[ -n $failure ]] && echo true || echo false)" "$key" >>"$folder/line"
+  cat "$folder/line" >>"$results"
+  rm -r "$folder"
+}
+
+sweep() {
+  braid=$1 results=$2
+  shift 2
+  local chosen=() mixer cell rate
+  for name in "$@"; do
+    if [[ $name == *=* ]]; then chosen+=("$name"); continue; fi
+    local found=
+    for mixer in "${mixers[@]}"; do
+      [[ ${mixer%%=*} == "$name" ]] && found=$mixer
+    done
+    [[ -n $found ]] || { echo "no mixer '$name', want NAME=SPEC or one of ${mixers[*]%%=*}" >&2; exit 2; }
+    chosen+=("$found")
+  done
+  [[ ${#chosen[@]} -gt 0 ]] || chosen=("${mixers[@]}")
+  touch "$results"
+  exec 9>>"$results.lock"
+  flock -n 9 || { echo "another sweep writes $results" >&2; exit 1; }
+  # A kill in the middle of a line leaves one without an end.
+  [[ -z $(tail -c 1 "$results") ]] || sed -i '$d' "$results"
+  for cell in "${cells[@]}"; do
+    for mixer in "${chosen[@]}"; do
+      # shellcheck disable=SC2086
+      for rate in "${rates[@]}"; do one "${mixer%%=*}" "${mixer#*=}" $cell "$rate"; done
+    done
+  done
+}
+
+render() {
+  cat <<'TEXT'
+# Recall
+
+How well stacks of two mixers, without feed-forward sublayers, answer multi-query associative recall (`mqar` of
+[tasks.md](tasks.md)): Zoology's task and set-up (arXiv:2312.04927) at a size that a CPU trains. `scripts/recall.sh` did the
+runs and wrote this page from their results; runs not yet done are left out.
+
+Each cell is the best accuracy on held-out examples over the learning rates and evaluations, with its rate; the training tokens of
+the quickest run to the accuracy to stop at (a dash where none reached it); and the state of one sequence at that length.
+
+TEXT
+  awk '
+    function field(name,   text) {
+      text = $0
+      if (!match(text, "\"" name "\":(\"[^\"]*\"|[^,}]*)")) return ""
+      text = substr(text, RSTART + length(name) + 3, RLENGTH - length(name) - 3)
+      gsub(/"/, "", text)
+      return text
+    }
+    function flag(args, name,   text) {
+      text = args " "
+      if (!match(text, "--" name " [^ ]* ")) return ""
+      return substr(text, RSTART + length(name) + 3, RLENGTH - length(name) - 4)
+    }
+    {
+      args = field("args")
+      mixer = field("mixer"); spec = args
+      sub(/^[^\x27]*\x27/, "", spec); sub(/\x27.*/, "", spec)
+      row = mixer " | `" spec "`"; cell = field("length") ", " field("pairs")
+      if (!(row in seen_row)) { seen_row[row] = 1; rows[++row_count] = row }
+      if (!(cell in seen_cell)) {
+        seen_cell[cell] = 1
+        # Cells by length.
+        for (c = ++cell_count; c > 1 && cells[c - 1] + 0 > cell + 0; --c) cells[c] = cells[c - 1]
+        cells[c] = cell
+      }
+      at = row SUBSEP cell
+      accuracy = field("accuracy") + 0
+      if (!(at in best) || accuracy > best[at]) { best[at] = accuracy; best_rate[at] = field("lr") }
+      if (accuracy >= flag(args, "stop-accuracy") + 0 && (!(at in tokens) || field("tokens") + 0 < tokens[at])) {
+        tokens[at] = field("tokens") + 0
+      }
+      state[at] = field("state"); parameters[row] = field("parameters")
+      rate = field("lr")
+      if (!(rate in seen_rate)) { seen_rate[rate] = 1; rates = rates (rates == "" ? "" : ", ") rate }
+      ++count[at]
+      call = args
+      sub(/--stack \x27[^\x27]*\x27/, "--stack SPEC", call); sub(/--lr [^ ]*/, "--lr RATE", call)
+      calls[cell] = call
+      if (field("diverged") == "true") ++diverged
+    }
+    END {
+      line = "| mixer | stack | parameters |"; rule = "|---|---|---:|"
+      for (c = 1; c <= cell_count; ++c) {
+        split(cells[c], part, ", ")
+        line = line " " part[1] " tokens, " part[2] " pairs |"; rule = rule "---|"
+      }
+      print line; print rule
+      for (r = 1; r <= row_count; ++r) {
+        line = "| " rows[r] " | " parameters[rows[r]] " |"
+        for (c = 1; c <= cell_count; ++c) {
+          at = rows[r] SUBSEP cells[c]
+          if (!(at in best)) { line = line " |"; continue }
+          reached = at in tokens ? sprintf("%.1fM", tokens[at] / 1e6) : "-"
+          line = line sprintf(" %.1f%% (rate %s); %s; %s |", 100 * best[at], best_rate[at], reached, state[at])
+        }
+        print line
+      }
+      print "\nLearning rates: " rates ". Runs that left the finite numbers: " diverged + 0 "."
+      print "The calls, with the stack and the rate of each run; cosine schedule, AdamW with the betas that"
+      print "`braid train --help` names, embedding tied to the head, float32, a new batch of examples every step:\n"
+      print "```"
+      for (c = 1; c <= cell_count; ++c) print "braid train " calls[cells[c]] " --seed 1"
+      print "```"
+    }' "$1"
+}
+
+case ${1:-} in
+  --render) [[ $# == 2 ]] && render "$2" ;;
+  "" | -*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) [[ $# -ge 2 ]] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
+esac

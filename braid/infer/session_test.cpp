@@ -57,6 +57,12 @@ TEST_F(SessionTest, BeginsWithNothing) {
   expect_refused([&] { session.generate(ctx_, sampler, 1, go_on); }, "nothing has been read");
 }
 
+TEST_F(SessionTest, RefusesAStackThatDoesNotStream) {
+  const SmallModel encoder("attn:heads=4 linformer:64,rank=4");
+  expect_refused([&] { encoder.session(); },
+                 "sublayer 1, linformer, sees whole sequences, want sublayers that carry a state");
+}
+
 TEST_F(SessionTest, RefusesImpossibleOptions) {
   expect_refused([&] { model_.session({.piece = 0}); }, "piece of 0 tokens, want at least 1");
   expect_refused([&] { model_.session({.rollback_tokens = 17}); }, "17, want 0..16");

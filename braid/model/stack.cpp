@@ -257,7 +257,26 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
   return logits;
 }
 
-State Stack::make_state(const Context& ctx) const { return State(ctx.shared_api(), state_specs()); }
+void Stack::check_causal(std::string_view who) const {
+  for (size_t i = 0; i < sublayers_.size(); ++i) {
+    for (const std::string& name : sublayers_[i].names) {
+      check(find_sublayer(name)->traits.causal,
+            "{}: sublayer {}, {}, sees the tokens that are to be predicted, want causal sublayers",
+            who, i, name);
+    }
+  }
+}
+
+State Stack::make_state(const Context& ctx) const {
+  for (size_t i = 0; i < sublayers_.size(); ++i) {
+    for (const std::string& name : sublayers_[i].names) {
+      check(find_sublayer(name)->traits.streams, ErrorKind::kUnsupported,
+            "stack: sublayer {}, {}, sees whole sequences, want sublayers that carry a state", i,
+            name);
+    }
+  }
+  return State(ctx.shared_api(), state_specs());
+}
 
 std::vector<StateSpec> Stack::state_specs() const {
   std::vector<StateSpec> specs;

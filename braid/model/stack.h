@@ -62,7 +62,11 @@ class Stack {
   Tensor forward(Context& ctx, std::span<const int32_t> tokens, const SequenceBatch& batch,
                  const ForwardOptions& options = {}) const;
 
-  /// A state that has read nothing.
+  /// Refuses, in the name of `who`, a stack with a sublayer that sees later tokens: nothing it says
+  /// of the next one is a prediction.
+  void check_causal(std::string_view who) const;
+
+  /// A state that has read nothing. Refused where a sublayer does not stream.
   State make_state(const Context& ctx) const;
   std::vector<StateSpec> state_specs() const;
 

@@ -8,6 +8,7 @@
 #include "braid/nn/mixers/hyena.h"
 #include "braid/nn/mixers/lightning.h"
 #include "braid/nn/mixers/linear_attn.h"
+#include "braid/nn/mixers/linformer.h"
 #include "braid/nn/mixers/mamba1.h"
 #include "braid/nn/mixers/mamba2.h"
 #include "braid/nn/mixers/retnet.h"
@@ -75,6 +76,16 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_gradients = true},
      "lightning:heads=4,eps=0.001",
      "lightning attention: linear, decays fixed by head and layer"},
+    {"linformer",
+     &make<LinformerMixer, false>,
+     {.causal = false, .streams = false},
+     "linformer:256,rank=16,heads=4,kv=2",
+     "attention of an encoder to a few summaries of the whole sequence"},
+    {"linformer_causal",
+     &make<LinformerMixer, true>,
+     {.state_grows = true},
+     "linformer_causal:block=16,rank=3,heads=4,kv=2",
+     "attention to the block so far and to summaries of the blocks before"},
     {"swiglu",
      &make<SwigluFfn>,
      {.mixer = false},

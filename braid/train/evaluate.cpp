@@ -12,6 +12,7 @@ double Evaluation::perplexity() const { return std::exp(loss); }
 Evaluation evaluate(Context& ctx, const Stack& stack, const EvaluationSet& set,
                     int64_t batch_tokens,
                     const std::function<void(int64_t done, int64_t total)>& progress) {
+  stack.check_causal("evaluation");
   const int64_t total = set.sequences();
   Evaluation result;
   double nats = 0;

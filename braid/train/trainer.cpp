@@ -52,6 +52,7 @@ Trainer::Trainer(Context& ctx, Stack& stack, BatchSource& source,
       directory_(directory),
       options_(options),
       optimizer_(ctx, stack, options.optimizer) {
+  stack.check_causal("train");
   check(options.schedule.steps > 0, "train: {} steps, want at least 1", options.schedule.steps);
   check(options.accumulate > 0, "train: accumulate {}, want at least 1", options.accumulate);
   check(options.save_every > 0, "train: save every {} steps, want at least 1", options.save_every);

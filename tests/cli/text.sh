@@ -30,6 +30,8 @@ works eval --model bytes --data bad.txt
 "$braid" tokenizer train --data text.txt --vocab 300 --out words.json >"$out" 2>"$err" || fail "tokenizer"
 refuses 1 "not UTF-8 at byte 5" train --length 8 --batch 2 --stack attn --width 64 --tokenizer words.json --data bad.txt --steps 1 --out t
 refuses 2 "column" train --length 32 --batch 2 --stack 'frob' --width 16 --tokenizer bytes --data text.txt --steps 1 --out t
+refuses 2 "linformer, sees the tokens that are to be predicted, want causal sublayers" train --length 32 --batch 2 \
+  --stack 'attn linformer:32,rank=4' --width 16 --tokenizer bytes --data text.txt --steps 1 --out t
 refuses 1 "absent.json" train --length 32 --batch 2 --stack attn --width 16 --tokenizer absent.json --data text.txt --steps 1 --out t
 refuses 2 "--width" "${train[@]}" --width -1 --data text.txt --steps 1 --out t
 refuses 2 "--frob" "${train[@]}" --data text.txt --steps 1 --out t --frob

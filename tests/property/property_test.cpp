@@ -19,23 +19,19 @@ class Laws : public ::testing::TestWithParam<SublayerEntry> {
   Subject subject(DType state_dtype = DType::kF32, bool trainable = false) {
     return make_subject(ctx_, std::string(GetParam().example), state_dtype, trainable);
   }
+  const Traits& traits() const {
+    return find_sublayer(parse_stack(GetParam().example).at(0).branches.at(0).name)->traits;
+  }
   Context ctx_;
 };
 
 TEST_P(Laws, FormsAgree) { EXPECT_EQ(forms_agree(ctx_, subject()), ""); }
-TEST_P(Laws, EveryCut) { EXPECT_EQ(every_cut(ctx_, subject(), 70), ""); }
-TEST_P(Laws, EveryCutWithBf16State) { EXPECT_EQ(every_cut(ctx_, subject(DType::kBF16), 70), ""); }
-TEST_P(Laws, TokenByToken) { EXPECT_EQ(token_by_token(ctx_, subject(), 150), ""); }
-TEST_P(Laws, TokenByTokenPastTheRing) { EXPECT_EQ(token_by_token(ctx_, subject(), 600), ""); }
-TEST_P(Laws, Causal) { EXPECT_EQ(causal(ctx_, subject()), ""); }
+TEST_P(Laws, CausalAsItSays) {
+  const std::string broken = causal(ctx_, subject());
+  EXPECT_EQ(broken.empty(), traits().causal) << broken;
+}
 TEST_P(Laws, AloneAsInABatch) { EXPECT_EQ(alone_as_in_a_batch(ctx_, subject()), ""); }
 TEST_P(Laws, AnyThreadCount) { EXPECT_EQ(any_thread_count(subject()), ""); }
-TEST_P(Laws, StateSurvivesStorage) {
-  EXPECT_EQ(survives_storage(ctx_, subject()), "");
-  EXPECT_EQ(survives_storage(ctx_, subject(DType::kBF16)), "");
-}
-TEST_P(Laws, ForksAreIndependent) { EXPECT_EQ(forks_are_independent(ctx_, subject()), ""); }
-TEST_P(Laws, ReturnsToAMark) { EXPECT_EQ(returns_to_a_mark(ctx_, subject()), ""); }
 TEST_P(Laws, ReadsNoStaleMemory) { EXPECT_EQ(reads_no_stale_memory(subject()), ""); }
 TEST_P(Laws, GradientsMatchDifferences) {
   EXPECT_EQ(gradients_match_differences(ctx_, subject(DType::kF32, true)), "");
@@ -64,10 +60,48 @@ TEST_P(Laws, RecomputeChangesNothing) {
   EXPECT_EQ(recompute_changes_nothing(ctx_, subject(DType::kF32, true)), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Registry, Laws,
-                         ::testing::ValuesIn(sublayer_registry().begin(),
-                                             sublayer_registry().end()),
-                         [](const auto& entry) { return std::string(entry.param.name); });
+// Of what carries a state.
+class StreamLaws : public Laws {};
+
+TEST_P(StreamLaws, EveryCut) { EXPECT_EQ(every_cut(ctx_, subject(), 70), ""); }
+TEST_P(StreamLaws, EveryCutWithBf16State) {
+  EXPECT_EQ(every_cut(ctx_, subject(DType::kBF16), 70), "");
+}
+TEST_P(StreamLaws, TokenByToken) { EXPECT_EQ(token_by_token(ctx_, subject(), 150), ""); }
+TEST_P(StreamLaws, TokenByTokenPastTheRing) { EXPECT_EQ(token_by_token(ctx_, subject(), 600), ""); }
+TEST_P(StreamLaws, StateSurvivesStorage) {
+  EXPECT_EQ(survives_storage(ctx_, subject()), "");
+  EXPECT_EQ(survives_storage(ctx_, subject(DType::kBF16)), "");
+}
+TEST_P(StreamLaws, ForksAreIndependent) { EXPECT_EQ(forks_are_independent(ctx_, subject()), ""); }
+TEST_P(StreamLaws, ReturnsToAMark) { EXPECT_EQ(returns_to_a_mark(ctx_, subject()), ""); }
+
+std::vector<SublayerEntry> entries(bool streams) {
+  std::vector<SublayerEntry> some;
+  for (const SublayerEntry& entry : sublayer_registry()) {
+    if (entry.traits.streams == streams) some.push_back(entry);
+  }
+  return some;
+}
+std::string name_of(const ::testing::TestParamInfo<SublayerEntry>& entry) {
+  return std::string(entry.param.name);
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, Laws, ::testing::ValuesIn(sublayer_registry()), name_of);
+INSTANTIATE_TEST_SUITE_P(Registry, StreamLaws, ::testing::ValuesIn(entries(true)), name_of);
+
+TEST(WhatDoesNotStream, RefusesAState) {
+  for (const SublayerEntry& entry : entries(false)) {
+    Context ctx;
+    const Subject subject = make_subject(ctx, std::string(entry.example));
+    State state = subject.make_state(ctx);
+    expect_refused(
+        [&] {
+          subject.run_pieces(ctx, randn({3, 64}, 1), {3}, state);
+        },
+        "want no state");
+  }
+}
 
 // Options that change what an entry computes.
 constexpr SublayerEntry kVariants[] = {
@@ -91,11 +125,21 @@ constexpr SublayerEntry kVariants[] = {
      {.state_gradients = true},
      "linear_attn:heads=2,feature=identity,dim=24,gate=1",
      ""},
+    {"hyena_order_three",
+     nullptr,
+     {.state_grows = true},
+     "hyena:order=3,max=800,filter_order=8,emb=5,w=4,inner=1,shift=0.05,short=4",
+     ""},
+    {"linformer_shared",
+     nullptr,
+     {.state_grows = true},
+     "linformer_causal:rank=5,heads=2,share=1,rope=none",
+     ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };
 
-INSTANTIATE_TEST_SUITE_P(Variants, Laws, ::testing::ValuesIn(kVariants),
-                         [](const auto& entry) { return std::string(entry.param.name); });
+INSTANTIATE_TEST_SUITE_P(Variants, Laws, ::testing::ValuesIn(kVariants), name_of);
+INSTANTIATE_TEST_SUITE_P(Variants, StreamLaws, ::testing::ValuesIn(kVariants), name_of);
 
 // A sublayer that is right but for one fault.
 enum class Fault {

@@ -45,9 +45,12 @@ std::unique_ptr<Stack> build_stack(const TrainFlags& flags, const TrainData& dat
     config.tied = flags.tied;
     config.dtype = parse_dtype(flags.dtype);
     data.configure(config);
-    return std::make_unique<Stack>(config, StackOptions{.trainable = true,
-                                                        .matrix_dtype = parse_dtype(flags.compute),
-                                                        .recompute = flags.recompute});
+    auto stack =
+        std::make_unique<Stack>(config, StackOptions{.trainable = true,
+                                                     .matrix_dtype = parse_dtype(flags.compute),
+                                                     .recompute = flags.recompute});
+    stack->check_causal("train");
+    return stack;
   });
 }
 

@@ -297,6 +297,8 @@ TEST(Config, RefusesByKey) {
        "c: num_attention_heads * attention_head_dim is 4 * 16 = 64, want 2 * hidden_size = 128"},
       {kZamba2, R"({"n_mamba_heads": 7})",
        "c: n_mamba_heads * mamba_headdim is 7 * 18 = 126, want mamba_expand * hidden_size = 128"},
+      {kZamba2, R"({"use_mem_rope": true, "rope_scaling": {"type": "linear", "factor": 2}})",
+       "c: rope_scaling is an object, want plain rotary positions"},
       {kZamba2, R"({"num_mem_blocks": 0})", "c: num_mem_blocks is 0, want an integer from 1"},
       {kZamba2, R"({"hidden_act": "silu"})", "c: hidden_act is \"silu\", want \"gelu\""},
       {kNative, R"({"stack": null})", "c: stack is missing"},

@@ -57,22 +57,18 @@ void block_attention(const JsonObject& json, const ModelConfig& config, SpecBuil
     block->set_text("rope", "none");
     return;
   }
-  if (!json.flag_or("use_long_context", false)) {
-    rope_options(json, dim, config.max_context, block);
-    return;
-  }
-  // The base grows with the context, from 4096 to 16384 positions.
   SpecBuilder plain("rope");
   rope_options(json, dim, config.max_context, &plain);
-  for (const SpecArg& arg : plain.build().args) {
-    double theta = 0;
-    if (arg.key == "theta" && parse_number(arg.value, &theta)) {
-      const auto d = static_cast<double>(dim);
-      block->set_number("theta", theta * std::pow(8.0, d / (d - 2)));
-    } else {
-      block->set_text(arg.key, arg.value);
-    }
+  const SublayerSpec rope = plain.build();
+  SpecOptions options(rope);
+  if (options.has("rope") || options.has("partial")) {
+    json.refuse(json.has("rope_parameters") ? "rope_parameters" : "rope_scaling",
+                "plain rotary positions");
   }
+  // The base grows with the context, from 4096 to 16384 positions.
+  const auto d = static_cast<double>(dim);
+  const double growth = json.flag_or("use_long_context", false) ? std::pow(8.0, d / (d - 2)) : 1.0;
+  block->set_number("theta", options.number("theta", 10000) * growth);
 }
 
 SpecBuilder block_options(const JsonObject& json, const ModelConfig& config, int64_t share) {

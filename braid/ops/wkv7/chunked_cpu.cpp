@@ -1,0 +1,382 @@
+// The recurrence cell by cell: products of small matrices, and their vjp. README.md has the
+// derivation and the letters.
+#include <algorithm>
+
+#include "braid/core/thread_pool.h"
+#include "braid/ops/wkv7/kernels.h"
+#include "braid/simd/gemm.h"
+#include "braid/simd/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "braid/ops/wkv7/chunked_cpu.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "braid/simd/math-inl.h"
+
+#ifndef BRAID_OPS_WKV7_CHUNKED_CPU_ONCE_
+#define BRAID_OPS_WKV7_CHUNKED_CPU_ONCE_
+namespace braid::cpu {
+
+constexpr int64_t kQ = kWkv7Chunk;
+
+// The factors of one cell's decays, rows P wide: of its tokens, relative to its middle, and of its
+// beginning and its end.
+struct CellDecays {
+  float *read, *before, *write;  // (Q, P): e^(l-m), e^(p-m), e^(m-l)
+  float *begin, *end;            // (P): e^m, e^(L-m)
+};
+
+}  // namespace braid::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace braid::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+namespace sv = braid::simd::HWY_NAMESPACE;
+
+using D = sv::F32Tag;
+using V = sv::F32;
+
+// log_decay (n, stride), its first P columns.
+void cell_decays(int64_t n, int64_t P, int64_t stride, const float* log_decay,
+                 const CellDecays& out) {
+  const D d;
+  sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
+    V middle = hn::Zero(d), total = hn::Zero(d);
+    for (int64_t i = 0; i < n; ++i) {
+      if (i == n / 2) middle = total;
+      total = hn::Add(total, at.load(log_decay + i * stride + j));
+    }
+    V sum = hn::Zero(d);
+    for (int64_t i = 0; i < n; ++i) {
+      const size_t to = static_cast<size_t>(i * P) + j;
+      at.store(sv::exp(hn::Sub(sum, middle)), out.before + to);
+      sum = hn::Add(sum, at.load(log_decay + i * stride + j));
+      at.store(sv::exp(hn::Sub(sum, middle)), out.read + to);
+      at.store(sv::exp(hn::Sub(middle, sum)), out.write + to);
+    }
+    at.store(sv::exp(middle), out.begin + j);
+    at.store(sv::exp(hn::Sub(total, middle)), out.end + j);
+  });
+}
+
+// to (n, P) <- x y; x and `to` have rows x_row and to_row apart.
+void multiply_rows(int64_t n, int64_t P, const float* x, int64_t x_row, const float* y, float* to,
+                   int64_t to_row) {
+  for (int64_t i = 0; i < n; ++i) {
+    sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
+      at.store(hn::Mul(at.load(x + i * x_row + j), at.load(y + i * P + j)), to + i * to_row + j);
+    });
+  }
+}
+
+// to (P, P) <- diag(scale) x.
+void scale_rows(int64_t P, const float* scale, const float* x, float* to) {
+  for (int64_t i = 0; i < P; ++i) {
+    const V factor = hn::Set(D(), scale[i]);
+    sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
+      at.store(hn::Mul(factor, at.load(x + i * P + j)), to + i * P + j);
+    });
+  }
+}
+
+// U (n, P) <- (I - M)^-1 U for strictly lower M (n, n), or with its transpose.
+void solve(int64_t n, int64_t P, const float* m, int64_t m_row, bool transposed, float* u) {
+  const D d;
+  for (int64_t step = 1; step < n; ++step) {
+    const int64_t i = transposed ? n - 1 - step : step;
+    const int64_t begin = transposed ? i + 1 : 0, end = transposed ? n : i;
+    sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
+      V sum = at.load(u + i * P + j);
+      for (int64_t p = begin; p < end; ++p) {
+        const float factor = transposed ? m[p * m_row + i] : m[i * m_row + p];
+        sum = hn::MulAdd(hn::Set(d, factor), at.load(u + p * P + j), sum);
+      }
+      at.store(sum, u + i * P + j);
+    });
+  }
+}
+
+// The gradient of the log decays from those of what they multiply, last row first, in the cell's
+// own coordinates (x dx = r dr and so on): `carry` (P) is sum_v G S at the end and becomes that at
+// the beginning. x, dx hold r over a, z, dz hold k over b; each (2 n, P).
+void log_decay_grads(int64_t n, int64_t P, const float* x, const float* dx, const float* z,
+                     const float* dz, float* carry, float* out, int64_t out_row) {
+  sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
+    V sum = at.load(carry + j);
+    for (int64_t i = n - 1; i >= 0; --i) {
+      const size_t upper = static_cast<size_t>(i * P) + j;
+      const size_t lower = static_cast<size_t>((n + i) * P) + j;
+      sum = hn::MulAdd(at.load(x + upper), at.load(dx + upper), sum);
+      sum = hn::NegMulAdd(at.load(z + upper), at.load(dz + upper), sum);
+      sum = hn::NegMulAdd(at.load(z + lower), at.load(dz + lower), sum);
+      at.store(sum, out + static_cast<size_t>(i * out_row) + j);
+      sum = hn::MulAdd(at.load(x + lower), at.load(dx + lower), sum);
+    }
+    at.store(sum, carry + j);
+  });
+}
+
+// y (P) <- sum_j a[i, j] b[i, j] for a, b (P, P).
+void row_dots(int64_t P, const float* a, const float* b, float* y) {
+  for (int64_t i = 0; i < P; ++i) {
+    y[i] = sv::sum_over_row(static_cast<size_t>(P), [&](auto at, size_t j, V sum) {
+      return hn::MulAdd(at.load(a + i * P + j), at.load(b + i * P + j), sum);
+    });
+  }
+}
+
+}  // namespace braid::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace braid::cpu {
+
+HWY_EXPORT(cell_decays);
+HWY_EXPORT(multiply_rows);
+HWY_EXPORT(scale_rows);
+HWY_EXPORT(solve);
+HWY_EXPORT(log_decay_grads);
+HWY_EXPORT(row_dots);
+
+namespace {
+
+void scaled(int64_t n, int64_t P, const float* x, int64_t x_row, const float* y, float* to,
+            int64_t to_row) {
+  HWY_DYNAMIC_DISPATCH(multiply_rows)(n, P, x, x_row, y, to, to_row);
+}
+
+void scaled_state(int64_t P, const float* scale, const float* x, float* to) {
+  HWY_DYNAMIC_DISPATCH(scale_rows)(P, scale, x, to);
+}
+
+// c (m, n) <- start + a b, all rows contiguous in memory; a is (m, k), or (k, m) if `transposed`.
+void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, bool transposed,
+             const float* b, int64_t b_row, const float* start, int64_t start_row, float* c,
+             int64_t c_row) {
+  simd::gemm({.m = m,
+              .n = n,
+              .k = k,
+              .a_row = transposed ? 1 : a_row,
+              .a_col = transposed ? a_row : 1,
+              .b_row = b_row,
+              .c_row = c_row,
+              .start_row = start_row},
+             a, b, start, c);
+}
+
+// One worker's scratch. "Pairs" are two blocks of a cell's rows, one under the other.
+struct Scratch {
+  float* base;  // null to find out how much is used
+  int64_t used = 0;
+  float* take(int64_t count) {
+    float* at = base == nullptr ? nullptr : base + used;
+    used += count;
+    return at;
+  }
+  int64_t P;
+  CellDecays decays;
+  float *x, *z;          // (2Q, P): r over a, k over b, relative to the cell's middle
+  float* zt;             // (P, 2Q)
+  float* m;              // (2Q, 2Q): x z^T, causal
+  float* vu;             // (2Q, P): v over the reads u
+  float* pair;           // (2Q, P)
+  float *state, *other;  // (P, P)
+
+  Scratch(float* memory, int64_t head_dim) : base(memory), P(head_dim) {
+    const int64_t rows = 2 * kQ * P;
+    decays = {take(kQ * P), take(kQ * P), take(kQ * P), take(P), take(P)};
+    x = take(rows);
+    z = take(rows);
+    zt = take(rows);
+    m = take(4 * kQ * kQ);
+    vu = take(rows);
+    pair = take(rows);
+    state = take(P * P);
+    other = take(P * P);
+  }
+};
+
+struct GradScratch : Scratch {
+  float* dyw;          // (2Q, P): dy over the gradient of the reads' right-hand side
+  float *dx, *dz, *t;  // (2Q, P)
+  float* dm;           // (2Q, 2Q)
+  float *dstate, *g;   // (P, P)
+  float* carry;        // (P)
+
+  GradScratch(float* memory, int64_t head_dim) : Scratch(memory, head_dim) {
+    const int64_t rows = 2 * kQ * P;
+    dyw = take(rows);
+    dx = take(rows);
+    dz = take(rows);
+    t = take(rows);
+    dm = take(4 * kQ * kQ);
+    dstate = take(P * P);
+    g = take(P * P);
+    carry = take(P);
+  }
+};
+
+void copy_rows(int64_t n, int64_t P, const float* x, int64_t x_row, float* to, int64_t to_row) {
+  for (int64_t i = 0; i < n; ++i) std::copy_n(x + i * x_row, P, to + i * to_row);
+}
+
+// Keeps what a token may see in m (2n, 2n): rows of r include the token itself, rows of a do not.
+void mask(int64_t n, float* m) {
+  for (int64_t i = 0; i < n; ++i) {
+    float* of_r = m + i * 2 * n;
+    float* of_a = m + (n + i) * 2 * n;
+    for (const int64_t half : {int64_t{0}, n}) {
+      std::fill(of_r + half + i + 1, of_r + half + n, 0.0f);
+      std::fill(of_a + half + i, of_a + half + n, 0.0f);
+    }
+  }
+}
+
+// x, z, zt, m of the n rows from `row` (in elements) on; stride is that of the operands.
+void prepare_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n,
+                  const Scratch& at) {
+  const int64_t P = at.P;
+  HWY_DYNAMIC_DISPATCH(cell_decays)(n, P, stride, in.log_decay + row, at.decays);
+  scaled(n, P, in.r + row, stride, at.decays.read, at.x, P);
+  scaled(n, P, in.a + row, stride, at.decays.before, at.x + n * P, P);
+  scaled(n, P, in.k + row, stride, at.decays.write, at.z, P);
+  scaled(n, P, in.b + row, stride, at.decays.write, at.z + n * P, P);
+  simd::transpose(2 * n, P, at.z, P, at.zt, 2 * n);
+  product(2 * n, 2 * n, P, at.x, P, false, at.zt, 2 * n, nullptr, 0, at.m, 2 * n);
+  mask(n, at.m);
+  copy_rows(n, P, in.v + row, stride, at.vu, P);
+}
+
+// One cell from `state` (P, P), which it leaves as after the cell.
+void forward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n, const Scratch& at,
+                  float* state, float* y) {
+  const int64_t P = at.P;
+  prepare_cell(in, row, stride, n, at);
+  scaled_state(P, at.decays.begin, state, at.state);
+  product(2 * n, P, P, at.x, P, false, at.state, P, nullptr, 0, at.pair, P);
+  float* u = at.vu + n * P;
+  product(n, P, n, at.m + n * 2 * n, 2 * n, false, at.vu, P, at.pair + n * P, P, u, P);
+  HWY_DYNAMIC_DISPATCH(solve)(n, P, at.m + n * 2 * n + n, 2 * n, false, u);
+  product(n, P, 2 * n, at.m, 2 * n, false, at.vu, P, at.pair, P, y + row, stride);
+  product(P, P, 2 * n, at.z, P, true, at.vu, P, at.state, P, at.state, P);
+  scaled_state(P, at.decays.end, at.state, state);
+}
+
+// The same backwards: at.g is the gradient of the state after the cell and becomes that of `begin`,
+// the state before it; at.carry goes with it.
+void backward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n,
+                   const GradScratch& at, const float* begin, const float* reads, const float* dy,
+                   const Wkv7Grads& grads) {
+  const int64_t P = at.P, n2 = 2 * n;
+  prepare_cell(in, row, stride, n, at);
+  copy_rows(n, P, reads + row, stride, at.vu + n * P, P);
+  copy_rows(n, P, dy + row, stride, at.dyw, P);
+  scaled_state(P, at.decays.begin, begin, at.state);
+  scaled_state(P, at.decays.end, at.g, at.dstate);
+
+  // Of v and u: through the state and y, then back through the solve.
+  float* const dv = at.pair;
+  float* const w = at.dyw + n * P;
+  product(n2, P, P, at.z, P, false, at.dstate, P, nullptr, 0, dv, P);
+  product(n2, P, n, at.m, n2, true, at.dyw, P, dv, P, dv, P);
+  std::copy_n(dv + n * P, n * P, w);
+  HWY_DYNAMIC_DISPATCH(solve)(n, P, at.m + n * n2 + n, n2, true, w);
+  product(n, P, n, at.m + n * n2, n2, true, w, P, dv, P, grads.dv + row, stride);
+
+  // Of x and z: through the states and through m.
+  simd::transpose(n2, P, at.vu, P, at.t, n2);
+  product(n2, n2, P, at.dyw, P, false, at.t, n2, nullptr, 0, at.dm, n2);
+  mask(n, at.dm);
+  simd::transpose(P, P, at.state, P, at.other, P);
+  product(n2, P, P, at.dyw, P, false, at.other, P, nullptr, 0, at.dx, P);
+  product(n2, P, n2, at.dm, n2, false, at.z, P, at.dx, P, at.dx, P);
+  simd::transpose(P, P, at.dstate, P, at.other, P);
+  product(n2, P, P, at.vu, P, false, at.other, P, nullptr, 0, at.dz, P);
+  product(n2, P, n2, at.dm, n2, true, at.x, P, at.dz, P, at.dz, P);
+  scaled(n, P, at.dx, P, at.decays.read, grads.dr + row, stride);
+  scaled(n, P, at.dx + n * P, P, at.decays.before, grads.da + row, stride);
+  scaled(n, P, at.dz, P, at.decays.write, grads.dk + row, stride);
+  scaled(n, P, at.dz + n * P, P, at.decays.write, grads.db + row, stride);
+  HWY_DYNAMIC_DISPATCH(log_decay_grads)
+  (n, P, at.x, at.dx, at.z, at.dz, at.carry, grads.d_log_decay + row, stride);
+
+  product(P, P, n2, at.x, P, true, at.dyw, P, at.dstate, P, at.dstate, P);
+  scaled_state(P, at.decays.begin, at.dstate, at.g);
+}
+
+}  // namespace
+
+int64_t wkv7_scratch(const Wkv7Dims& dims) {
+  return std::max(GradScratch(nullptr, dims.head_dim).used,
+                  (kQ + 2) * dims.state() + 2 * dims.head_dim);
+}
+
+void wkv7_chunks(ThreadPool& threads, const Wkv7Dims& dims, const Wkv7Operands& in,
+                 const float* const* h0, float* const* ht, const Wkv7Kept& kept, float* scratch,
+                 float* y) {
+  const int64_t P = dims.head_dim, size = wkv7_scratch(dims);
+  threads.parallel_for(dims.sequences * dims.heads, 1, [&](int64_t begin, int64_t end, int worker) {
+    const Scratch at(scratch + worker * size, P);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t s = i / dims.heads, h = i % dims.heads, first = dims.offsets[s];
+      const int64_t length = dims.offsets[s + 1] - first;
+      float* state = ht[s] + h * dims.state();
+      if (h0[s] == nullptr) {
+        std::fill_n(state, dims.state(), 0.0f);
+      } else if (h0[s] != ht[s]) {
+        std::copy_n(h0[s] + h * dims.state(), dims.state(), state);
+      }
+      int64_t cell = dims.firsts[s];
+      for (int64_t t = 0, n = 0; t < length; t += n, ++cell) {
+        n = dims.cell_rows(s, t, length);
+        const int64_t row = (first + t) * dims.width() + h * P;
+        if (kept.states != nullptr) {
+          std::copy_n(state, dims.state(), kept.states + (cell * dims.heads + h) * dims.state());
+        }
+        forward_cell(in, row, dims.width(), n, at, state, y);
+        if (kept.reads == nullptr) continue;
+        copy_rows(n, P, at.vu + n * P, P, kept.reads + row, dims.width());
+      }
+    }
+  });
+}
+
+void wkv7_chunks_vjp(ThreadPool& threads, const Wkv7Dims& dims, const Wkv7Operands& in,
+                     const Wkv7Kept& kept, const float* dy, const float* const* last,
+                     const float* const* d_final, float* const* d_initial, float* scratch,
+                     const Wkv7Grads& grads) {
+  const int64_t P = dims.head_dim, size = wkv7_scratch(dims);
+  threads.parallel_for(dims.sequences * dims.heads, 1, [&](int64_t begin, int64_t end, int worker) {
+    const GradScratch at(scratch + worker * size, P);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t s = i / dims.heads, h = i % dims.heads, first = dims.offsets[s];
+      const int64_t length = dims.offsets[s + 1] - first;
+      if (d_final[s] == nullptr) {
+        std::fill_n(at.g, dims.state(), 0.0f);
+      } else {
+        std::copy_n(d_final[s] + h * dims.state(), dims.state(), at.g);
+      }
+      const float* after = last[s] + h * dims.state();
+      int64_t cell = dims.firsts[s + 1];
+      for (int64_t t = length; t > 0;) {
+        const int64_t within = (dims.starts[s] + t) % kQ;
+        const int64_t n = std::min(t, within == 0 ? kQ : within);
+        t -= n;
+        --cell;
+        // Taken anew for each cell, so that rounding does not add up along the sequence.
+        HWY_DYNAMIC_DISPATCH(row_dots)(P, at.g, after, at.carry);
+        const float* begin_state = kept.states + (cell * dims.heads + h) * dims.state();
+        backward_cell(in, (first + t) * dims.width() + h * P, dims.width(), n, at, begin_state,
+                      kept.reads, dy, grads);
+        after = begin_state;
+      }
+      if (d_initial[s] != nullptr) {
+        std::copy_n(at.g, dims.state(), d_initial[s] + h * dims.state());
+      }
+    }
+  });
+}
+
+}  // namespace braid::cpu
+#endif

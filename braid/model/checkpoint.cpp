@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "braid/core/error.h"
 #include "braid/model/families/family.h"
@@ -34,8 +35,18 @@ Checkpoint Checkpoint::open(const std::filesystem::path& dir,
         "{}: not a directory, want one with config.json and model.safetensors", dir.string());
   Checkpoint checkpoint;
   checkpoint.directory_ = dir;
-  checkpoint.config_ = load_config(dir, known);
-  checkpoint.file_ = SafetensorsFile::open(dir);
+  std::optional<ModelConfig> inferred;
+  if (!std::filesystem::exists(dir / "config.json", error) &&
+      std::filesystem::exists(dir / "model.safetensors", error)) {
+    checkpoint.file_ = SafetensorsFile::open(dir);
+    inferred = infer_config(checkpoint.file_);
+  }
+  if (inferred) {
+    checkpoint.config_ = *inferred;
+  } else {
+    checkpoint.config_ = load_config(dir, known);
+    checkpoint.file_ = SafetensorsFile::open(dir);
+  }
   Names& names = *checkpoint.names_;
   names.family = find_family(checkpoint.config_.model_type);
   if (names.family != nullptr) names.map = names.family->weights(checkpoint.config_);
@@ -56,6 +67,45 @@ bool Checkpoint::contains(std::string_view name) const {
   });
 }
 
+namespace {
+
+// A (N, K) copy of x (K, N) on the host.
+Tensor transposed(const Tensor& x) {
+  const auto copy = [&]<class T>(const T* from) {
+    const int64_t K = x.dim(0), N = x.dim(1);
+    std::vector<T> to(static_cast<size_t>(K * N));
+    for (int64_t k = 0; k < K; ++k) {
+      for (int64_t n = 0; n < N; ++n) to[static_cast<size_t>(n * K + k)] = from[k * N + n];
+    }
+    return to;
+  };
+  const Shape shape{x.dim(1), x.dim(0)};
+  if (x.dtype() == DType::kF32) return host_tensor(copy(x.f32()), shape);
+  auto bits =
+      std::make_shared<VectorStorage<uint16_t>>(copy(static_cast<const uint16_t*>(x.raw())));
+  return Tensor(std::move(bits), 0, shape, x.dtype(), shape[1]);
+}
+
+bool same_but_for_ones(const Shape& a, const Shape& b) {
+  const auto without = [](const Shape& shape) {
+    std::vector<int64_t> extents(shape.dims().begin(), shape.dims().end());
+    std::erase(extents, 1);
+    return extents;
+  };
+  return without(a) == without(b);
+}
+
+// The tensor of one part in the shape that the parameter has; `shape` says which.
+Tensor part_of(const SafetensorsFile& file, const WeightPart& part, const Shape& shape) {
+  if (part.transposed) return transposed(file.tensor(part.name, {shape[1], shape[0]}));
+  Shape stored = part.squeeze ? Shape{shape[0], 1, shape[1]} : shape;
+  const Shape& found = file.entry(part.name).shape;
+  if (part.flat && same_but_for_ones(found, shape)) stored = found;
+  return file.tensor(part.name, stored).reshape(shape);
+}
+
+}  // namespace
+
 std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& wanted) const {
   const std::vector<WeightPart> parts = names_->parts(name);
   check(!parts.empty(), ErrorKind::kFormat, "{}: {} checkpoints have no parameter {}",
@@ -72,8 +122,7 @@ std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& want
         entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
     check(floating, ErrorKind::kFormat, "{}: tensor {} is {}, want f32, bf16 or f16",
           file_.path().string(), quote(part.name), to_string(entry.dtype));
-    const Shape stored = part.squeeze ? Shape{shape[0], 1, shape[1]} : shape;
-    tensors.push_back(file_.tensor(part.name, stored).reshape(shape));
+    tensors.push_back(part_of(file_, part, shape));
     rows += shape.rank() == 0 ? 1 : shape[0];
     names_->used.insert(part.name);
   }
@@ -133,6 +182,7 @@ uint64_t Checkpoint::fingerprint() const {
         static_cast<int64_t>(config_.dtype)}) {
     hash.word(static_cast<uint64_t>(size));
   }
+  if (config_.embedding_norm) hash.text("embedding_norm");
   for (const double scale : {config_.norm_eps, config_.embedding_scale, config_.logit_scale}) {
     hash.bytes(&scale, sizeof scale);
   }

@@ -39,6 +39,7 @@ ModelConfig native_config(const JsonObject& object, std::span<const std::string_
   config.norm = norm == "rms" ? NormKind::kRms : NormKind::kLayer;
   config.norm_eps = object.number_or(
       alias(object, {"norm_eps", "rms_norm_eps", "layer_norm_epsilon"}), 1e-5, 0, 1);
+  config.embedding_norm = object.flag_or("embedding_norm", false);
   config.embedding_scale = object.number_or("embedding_scale", 1, -1e6, 1e6);
   config.logit_scale = object.number_or("logit_scale", 1, -1e6, 1e6);
   config.max_context = object.integer_or("max_position_embeddings", 0, 0, kMaxPositions);
@@ -115,6 +116,7 @@ std::string print_config(const ModelConfig& config) {
   root["norm"] = config.norm == NormKind::kRms ? "rms" : "layer";
   root["norm_eps"] = config.norm_eps;
   root["tie_word_embeddings"] = config.tied;
+  if (config.embedding_norm) root["embedding_norm"] = true;
   if (config.embedding_scale != 1) root["embedding_scale"] = config.embedding_scale;
   if (config.logit_scale != 1) root["logit_scale"] = config.logit_scale;
   if (config.max_context > 0) root["max_position_embeddings"] = config.max_context;

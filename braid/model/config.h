@@ -23,6 +23,7 @@ struct ModelConfig {
   std::vector<ParallelSpec> sublayers;
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
+  bool embedding_norm = false;  // the rows that enter the stack are normalised first
   bool tied = false;           // the head is the embedding
   double embedding_scale = 1;  // h = scale * embedding
   double logit_scale = 1;      // logits = scale * (h W^T)

@@ -47,8 +47,15 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
                 .shape = {V, D},
                 .matrix = true,
                 .decay = false,
-                .init = init_normal(0.02f)};
+                // Where it is normalised, only its directions count.
+                .init = config_.embedding_norm ? init_uniform(-1e-4f, 1e-4f) : init_normal(0.02f)};
   parameters_.push_back({embedding_.name, &embedding_});
+  if (config_.embedding_norm) {
+    embedding_norm_ = Norm("embedding_norm", D, config_.norm, config_.norm_eps);
+    std::vector<Parameter*> of_norm;
+    embedding_norm_.collect(of_norm);
+    for (Parameter* p : of_norm) parameters_.push_back({p->name, p});
+  }
   const DType matrix_dtype = options_.matrix_dtype.value_or(config_.dtype);
   sublayers_.reserve(config_.sublayers.size());
   std::map<std::string, int64_t, std::less<>> of_kind, so_far;
@@ -236,6 +243,7 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
   if (config_.embedding_scale != 1.0) {
     h = scale(ctx, h, static_cast<float>(config_.embedding_scale));
   }
+  if (config_.embedding_norm) h = embedding_norm_.forward(ctx, h);
   stream.publish(Stream::kEmbedding, h);
   for (size_t i = 0; i < sublayers_.size(); ++i) {
     SlotTensors* carried = carries ? &(*options.carried)[i] : nullptr;

@@ -103,6 +103,7 @@ class Stack {
   ModelConfig config_;
   StackOptions options_;
   Parameter embedding_, head_;
+  Norm embedding_norm_;
   std::vector<Residual> sublayers_;
   Norm final_norm_;
   std::vector<NamedParameter> parameters_;

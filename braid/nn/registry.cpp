@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "braid/core/error.h"
+#include "braid/nn/ffns/rwkv7_cmix.h"
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
 #include "braid/nn/mixers/hyena.h"
@@ -12,6 +13,7 @@
 #include "braid/nn/mixers/mamba1.h"
 #include "braid/nn/mixers/mamba2.h"
 #include "braid/nn/mixers/retnet.h"
+#include "braid/nn/mixers/rwkv7.h"
 #include "braid/nn/mixers/s4d.h"
 #include "braid/nn/mixers/shared_block.h"
 #include "braid/nn/multipliers.h"
@@ -86,6 +88,16 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_grows = true},
      "linformer_causal:block=16,rank=3,heads=4,kv=2",
      "attention to the block so far and to summaries of the blocks before"},
+    {"rwkv7",
+     &make<Rwkv7Mixer>,
+     {.state_gradients = true},
+     "rwkv7:head=16,w=8,a=8,v=8,g=8",
+     "RWKV-7 time mixing: decay by channel, unlearning by key"},
+    {"rwkv7_cmix",
+     &make<Rwkv7CmixFfn>,
+     {.mixer = false, .state_gradients = true},
+     "rwkv7_cmix:hidden=96",
+     "RWKV-7 channel mixing: relu^2 over a token and the one before it"},
     {"swiglu",
      &make<SwigluFfn>,
      {.mixer = false},

@@ -137,8 +137,8 @@ class LayerState {
 ///                           zeros), returns a struct with `y` and `final_state`
 ///   in_place(blocks)        the op that overwrites a block per sequence and returns y
 template <class OutOfPlace, class InPlace>
-Tensor through_slot(const LayerState* state, size_t slot, OutOfPlace&& out_of_place,
-                    InPlace&& in_place) {
+auto through_slot(const LayerState* state, size_t slot, OutOfPlace&& out_of_place,
+                  InPlace&& in_place) {
   if (state == nullptr) return out_of_place(Tensor{}).y;
   if (!state->has_tensors()) return in_place(state->fixed(slot));
   auto result = out_of_place(state->initial(slot));

@@ -61,7 +61,12 @@ std::string check_along_a_direction(const std::string& name, Tensor& value, cons
                                     double noise, const std::function<double()>& loss) {
   constexpr double bound = 2e-3;
   if (!gradient.defined()) return name + ": no gradient arrived";
-  const auto direction = values(randn(value.shape(), 25));
+  // The step is small beside the values it moves, unless they are zero.
+  const auto at = values(value);
+  const double rms = std::sqrt(dot(at, at) / static_cast<double>(at.size()));
+  const double scale = rms == 0 ? 1 : std::min(1.0, 8 * rms);
+  auto direction = values(randn(value.shape(), 25));
+  for (double& v : direction) v *= scale;
   const auto gv = values(gradient);
   double want = 0, norm = 0;
   for (size_t i = 0; i < gv.size(); ++i) {
@@ -72,7 +77,7 @@ std::string check_along_a_direction(const std::string& name, Tensor& value, cons
   const double half = difference(value, direction, kStep / 2, loss);
   const double got = (4 * half - whole) / 3;
   const double error =
-      std::max(std::abs(got - want) - 3 * noise, 0.0) / std::max(std::sqrt(norm), 1e-3);
+      std::max(std::abs(got - want) - 3 * noise, 0.0) / std::max(scale * std::sqrt(norm), 1e-3);
   if (error <= bound * std::sqrt(static_cast<double>(gv.size())) / 8 + bound) return "";
   return fmt::format("{}: gradient along a direction is {}, differences give {}", name, want, got);
 }

@@ -1,9 +1,11 @@
 #include "tests/property/laws.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "braid/model/stack_spec.h"
+#include "braid/nn/mixers/rwkv7.h"
 #include "tests/support/bits.h"
 #include "tests/support/numeric.h"
 
@@ -41,15 +43,39 @@ Tensor concatenate(const std::vector<Tensor>& parts) {
   return host_tensor(std::move(all), {rows, kWidth});
 }
 
+// A matrix that starts at zero would hide what lies before it.
+Initializer drawn_where_zero(const Initializer& init, const Parameter& matrix) {
+  return [init, columns = matrix.shape[1]](std::span<float> values, const Rng& rng) {
+    init(values, rng);
+    if (std::ranges::any_of(values, [](float v) { return v != 0; })) return;
+    projection_init(columns)(values, rng);
+  };
+}
+
+// A stream in which earlier sublayers have left what later ones may read.
+Stream stream_of(const SequenceBatch& batch, const Tensor& x, int64_t rope_context = 0) {
+  Stream stream(batch, rope_context);
+  stream.publish(Stream::kEmbedding, x);
+  stream.publish(Rwkv7Mixer::kFirstValues, x);
+  return stream;
+}
+
 }  // namespace
 
 Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype, bool trainable) {
+  const std::vector<ParallelSpec> stack = parse_stack(spec);
+  const SublayerSpec& last = stack.back().branches.at(0);
   Subject subject;
   subject.config = {.width = kWidth, .state_dtype = state_dtype, .index = 0, .count = 2};
-  subject.layer = make_sublayer(parse_stack(spec).at(0).branches.at(0), subject.config);
+  for (const ParallelSpec& before : std::span(stack).first(stack.size() - 1)) {
+    subject.config.ordinal += before.branches.at(0).name == last.name;
+  }
+  subject.config.of_kind = subject.config.ordinal + 1;
+  subject.layer = make_sublayer(last, subject.config);
   uint64_t stream = 0;
   for (Parameter* parameter : subject.layer->parameters()) {
     if (trainable && !parameter->frozen) parameter->value.set_grad_id(stream + 1);
+    if (parameter->matrix) parameter->init = drawn_where_zero(parameter->init, *parameter);
     initialize_parameter(ctx, *parameter, Rng(5).fork(stream++), {.trainable = trainable});
   }
   return subject;
@@ -62,15 +88,13 @@ std::vector<Parameter*> Subject::trained() const {
 }
 
 Tensor Subject::run(Context& ctx, const Tensor& x, const SequenceBatch& batch) const {
-  Stream stream(batch);
-  stream.publish(Stream::kEmbedding, x);
+  Stream stream = stream_of(batch, x);
   return layer->forward(ctx, x, stream, nullptr);
 }
 
 Tensor Subject::run_tensors(Context& ctx, const Tensor& x, const SequenceBatch& batch,
                             SlotTensors& state) const {
-  Stream stream(batch, 4096);
-  stream.publish(Stream::kEmbedding, x);
+  Stream stream = stream_of(batch, x, 4096);
   const LayerState view(state, batch);
   return layer->forward(ctx, x, stream, &view);
 }
@@ -85,9 +109,8 @@ Tensor Subject::run_pieces(Context& ctx, const Tensor& x, const std::vector<int6
   int64_t at = 0;
   for (const int64_t n : pieces) {
     const SequenceBatch batch = SequenceBatch::single(n, state.position());
-    Stream stream(batch, 4096);
     const Tensor piece = rows_of(x, at, at + n);
-    stream.publish(Stream::kEmbedding, piece);
+    Stream stream = stream_of(batch, piece, 4096);
     State* states[] = {&state};
     const LayerState view(states, 0, batch);
     parts.push_back(layer->forward(ctx, piece, stream, &view));

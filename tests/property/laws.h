@@ -28,7 +28,8 @@ struct Subject {
   State make_state(const Context& ctx) const;
 };
 
-/// From a registry example such as "swa:24,heads=4", at width 64.
+/// From a registry example such as "swa:24,heads=4", at width 64. Of several sublayers the last is
+/// meant, as it is after the others. Every run finds its own x published as RWKV-7's first values.
 Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype = DType::kF32,
                      bool trainable = false);
 

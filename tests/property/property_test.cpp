@@ -40,7 +40,7 @@ TEST_P(Laws, GradientsThroughTheState) {
   Subject s = subject(DType::kF32, true);
   const StateSpec slots = s.layer->state_spec();
   if (slots.empty()) return;
-  const std::string name = parse_stack(GetParam().example).at(0).branches.at(0).name;
+  const std::string name = parse_stack(GetParam().example).back().branches.at(0).name;
   if (find_sublayer(name)->traits.state_gradients) {
     EXPECT_EQ(state_gradients_match_differences(ctx_, s), "");
     EXPECT_EQ(gradients_flow_through_pieces(ctx_, s), "");
@@ -135,6 +135,7 @@ constexpr SublayerEntry kVariants[] = {
      {.state_grows = true},
      "linformer_causal:rank=5,heads=2,share=1,rope=none",
      ""},
+    {"rwkv7_later", nullptr, {.state_gradients = true}, "rwkv7 rwkv7:head=32,w=4,a=4,v=4,g=4", ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };
 

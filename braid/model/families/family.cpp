@@ -8,8 +8,9 @@ namespace braid {
 
 std::span<const Family* const> families() {
   static constexpr const Family* kFamilies[] = {
-      &kLlamaFamily, &kMistralFamily,     &kMamba2Family,      &kBambaFamily, &kFalconH1Family,
-      &kMambaFamily, &kFalconMambaFamily, &kStateSpacesFamily, &kZamba2Family};
+      &kLlamaFamily,    &kMistralFamily, &kMamba2Family,      &kBambaFamily,
+      &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily, &kStateSpacesFamily,
+      &kZamba2Family,   &kRwkv7Family,   &kRwkvLmFamily};
   return kFamilies;
 }
 
@@ -24,6 +25,14 @@ std::string model_type_of(const JsonObject& json) {
   const bool state_spaces = json.has("d_model") && json.has("n_layer");
   if (!json.has("model_type") && state_spaces) return std::string(kStateSpacesFamily.model_type);
   return json.text("model_type");
+}
+
+std::optional<ModelConfig> infer_config(const SafetensorsFile& file) {
+  for (const Family* family : families()) {
+    if (family->infer == nullptr) continue;
+    if (auto config = family->infer(file)) return config;
+  }
+  return std::nullopt;
 }
 
 SpecBuilder& SpecBuilder::set_text(std::string key, std::string value) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,14 +11,17 @@
 
 #include "braid/model/config.h"
 #include "braid/model/json.h"
+#include "braid/model/safetensors.h"
 
 namespace braid {
 
 /// One tensor of a checkpoint that becomes (some rows of) a parameter.
 struct WeightPart {
   std::string name;
-  int64_t rows = 0;      // how many the family expects; 0: those the parameter leaves
-  bool squeeze = false;  // (C, 1, W) in the file, (C, W) here
+  int64_t rows = 0;         // how many the family expects; 0: those the parameter leaves
+  bool squeeze = false;     // (C, 1, W) in the file, (C, W) here
+  bool flat = false;        // extents of 1 do not count: (1, 1, C) or (C) in the file, (C) here
+  bool transposed = false;  // (K, N) in the file, (N, K) here
 };
 
 /// Native parameter name <- tensors of the checkpoint, concatenated along rows.
@@ -30,14 +34,20 @@ struct Family {
   WeightMap (*weights)(const ModelConfig& config);
   /// Tensors that a checkpoint may carry and that say nothing the config does not.
   bool (*ignorable)(std::string_view name);
+  /// The config that tensors without a config.json imply by their names and shapes; nothing where
+  /// they are not this family's. Null where the family needs one.
+  std::optional<ModelConfig> (*infer)(const SafetensorsFile& file) = nullptr;
 };
 
 extern const Family kMambaFamily, kFalconMambaFamily, kStateSpacesFamily;
 extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family,
     kZamba2Family;
+extern const Family kRwkv7Family, kRwkvLmFamily;
 
 /// All of them, in one table.
 std::span<const Family* const> families();
+/// What the first family that knows these tensors makes of them.
+std::optional<ModelConfig> infer_config(const SafetensorsFile& file);
 /// Nullptr for a family there is none of (and for "braid", which needs no table).
 const Family* find_family(std::string_view model_type);
 /// model_type, or where it is absent what the other keys say: state-spaces/mamba writes none.

@@ -90,6 +90,7 @@ const std::vector<Preset>& presets() {
   static const std::vector<Preset> all = {
       {"mamba2-130m", "(mamba2:state=128,head=64)x24", 768, 50288},
       {"llama-135m", "(attn:heads=9,kv=3 swiglu:hidden=1536)x30", 576, 49152},
+      {"rwkv7-0.1b", "(rwkv7 rwkv7_cmix)x12", 768, 65536, false, NormKind::kLayer, true},
   };
   return all;
 }
@@ -119,9 +120,15 @@ void bench_inference(Context& ctx, const Preset& preset, const Ceilings& ceiling
   config.width = preset.width;
   config.vocab = preset.vocab;
   config.tied = preset.tied;
+  config.norm = preset.norm;
+  config.embedding_norm = preset.embedding_norm;
   config.dtype = DType::kBF16;
   config.sublayers = parse_stack(preset.stack);
   Stack stack(config, {.matrix_dtype = DType::kBF16});
+  for (const auto& [name, parameter] : stack.parameters()) {
+    // Quick to draw, and none is zero, as some start.
+    if (parameter->matrix) parameter->init = projection_init(parameter->shape[1]);
+  }
   stack.initialize(ctx, Rng(1));
   fmt::print("{} (random weights, bf16)\n", preset.name);
   bench_inference(ctx, stack, ceilings);

@@ -15,6 +15,8 @@ struct Preset {
   std::string name, stack;
   int64_t width = 0, vocab = 0;
   bool tied = true;
+  NormKind norm = NormKind::kRms;
+  bool embedding_norm = false;
 };
 const std::vector<Preset>& presets();
 /// Throws Error(kUsage) with the known names.

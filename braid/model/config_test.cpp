@@ -315,7 +315,7 @@ TEST(Config, RefusesByKey) {
 TEST(Config, NativeOnesRoundTrip) {
   const TemporaryFolder folder;
   ModelConfig config = patched(kNative, R"({"norm": "layer", "norm_eps": 1e-6, "dtype": "bfloat16",
-    "tie_word_embeddings": true, "embedding_scale": 8.0, "logit_scale": 0.125,
+    "tie_word_embeddings": true, "embedding_norm": true, "embedding_scale": 8.0, "logit_scale": 0.125,
     "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": [4, 5]})");
   for (const ModelConfig& want :
        {config, load_config(golden("llama_longrope")), load_config(golden("mamba2_g2"))}) {
@@ -328,6 +328,7 @@ TEST(Config, NativeOnesRoundTrip) {
     EXPECT_EQ(got.norm, want.norm);
     EXPECT_EQ(got.norm_eps, want.norm_eps);
     EXPECT_EQ(got.tied, want.tied);
+    EXPECT_EQ(got.embedding_norm, want.embedding_norm);
     EXPECT_EQ(got.embedding_scale, want.embedding_scale);
     EXPECT_EQ(got.logit_scale, want.logit_scale);
     EXPECT_EQ(got.max_context, want.max_context);

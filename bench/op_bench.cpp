@@ -25,11 +25,13 @@ constexpr OpBench kOps[] = {
     {"cross_entropy", &cross_entropy_cases},
     {"elementwise", &elementwise_cases},
     {"embedding", &embedding_cases},
+    {"favor_features", &favor_features_cases},
     {"gated_rms_norm", &gated_rms_norm_cases},
     {"gelu", &gelu_cases},
     {"layer_norm", &layer_norm_cases},
     {"linear", [](Context& ctx, const Emit&) { bench_linear(ctx); }},
     {"linear_attention", &linear_attention_cases},
+    {"linformer", &linformer_cases},
     {"long_conv", &long_conv_cases},
     {"rms_norm", &rms_norm_cases},
     {"rope", &rope_cases},
@@ -164,6 +166,25 @@ std::vector<Checked> checked_rows(const SequenceBatch& batch) {
     if (count < batch.length(s)) break;  // what follows in the packed rows is not checked
   }
   return checked;
+}
+
+std::function<std::vector<double>()> by_sequence(
+    const SequenceBatch& batch, std::function<std::vector<double>(const Checked&)> of) {
+  return [checked = checked_rows(batch), of = std::move(of)] {
+    std::vector<double> out;
+    for (const Checked& part : checked) {
+      const std::vector<double> y = of(part);
+      out.insert(out.end(), y.begin(), y.end());
+    }
+    return out;
+  };
+}
+
+Tensor initial_state(const SequenceBatch& batch, Shape shape) {
+  return batch.length(0) == 1 ? random(shape, 20) : Tensor();
+}
+std::vector<double> state_of(const Tensor& initial, int64_t sequence) {
+  return initial.defined() ? rows(initial, sequence, 1) : std::vector<double>{};
 }
 
 SequenceBatch packed(const std::vector<int64_t>& lengths) {

@@ -59,6 +59,14 @@ struct Checked {
   int64_t sequence, begin, count;
 };
 std::vector<Checked> checked_rows(const SequenceBatch& batch);
+/// A reference of those rows, from what `of` makes of each sequence's.
+std::function<std::vector<double>()> by_sequence(
+    const SequenceBatch& batch, std::function<std::vector<double>(const Checked&)> of);
+/// A state to start from, for decode; absent for a long piece, which starts from nothing.
+Tensor initial_state(const SequenceBatch& batch, Shape shape);
+/// What of it belongs to one sequence, or nothing.
+std::vector<double> state_of(const Tensor& initial, int64_t sequence);
+
 SequenceBatch packed(const std::vector<int64_t>& lengths);
 std::string describe(const SequenceBatch& batch);  // "2048 tokens" or "16 x 1 token"
 

@@ -15,9 +15,13 @@ void scale_columns_cases(Context& ctx, const Emit& emit);
 void sine_cases(Context& ctx, const Emit& emit);
 void swiglu_cases(Context& ctx, const Emit& emit);
 
-// ops_sequence.cpp: along the sequence.
+// ops_attention.cpp: softmax attention and its relatives.
 void attention_cases(Context& ctx, const Emit& emit);
+void favor_features_cases(Context& ctx, const Emit& emit);
 void linear_attention_cases(Context& ctx, const Emit& emit);
+void linformer_cases(Context& ctx, const Emit& emit);
+
+// ops_sequence.cpp: along the sequence.
 void long_conv_cases(Context& ctx, const Emit& emit);
 void selective_scan_cases(Context& ctx, const Emit& emit);
 void short_conv_cases(Context& ctx, const Emit& emit);

@@ -7,12 +7,6 @@
 #include <cmath>
 
 #include "bench/ops.h"
-#include "braid/ops/attention/attention.h"
-#include "braid/ops/attention/cases.h"
-#include "braid/ops/attention/reference.h"
-#include "braid/ops/linear_attention/cases.h"
-#include "braid/ops/linear_attention/linear_attention.h"
-#include "braid/ops/linear_attention/reference.h"
 #include "braid/ops/long_conv/cases.h"
 #include "braid/ops/long_conv/long_conv.h"
 #include "braid/ops/long_conv/reference.h"
@@ -32,106 +26,9 @@ namespace {
 using Inputs = std::vector<Tensor>;
 using Values = std::vector<double>;
 
-// The outputs of all checked rows, from what `of` makes of each sequence's beginning.
-std::function<Values()> by_sequence(const SequenceBatch& batch,
-                                    std::function<Values(const Checked&)> of) {
-  return [checked = checked_rows(batch), of = std::move(of)] {
-    Values out;
-    for (const Checked& part : checked) {
-      const Values y = of(part);
-      out.insert(out.end(), y.begin(), y.end());
-    }
-    return out;
-  };
-}
-
 double as_double(int64_t n) { return static_cast<double>(n); }
 
-// A state to start from, for decode; a long piece starts from nothing.
-Tensor initial_state(const SequenceBatch& batch, Shape shape) {
-  return batch.length(0) == 1 ? random(shape, 20) : Tensor();
-}
-Values state_of(const Tensor& initial, int64_t sequence) {
-  return initial.defined() ? rows(initial, sequence, 1) : Values{};
-}
-
 }  // namespace
-
-void attention_cases(Context&, const Emit& emit) {
-  for (const AttentionCase& a : kAttentionBench) {
-    const AttentionOptions options{.heads = a.heads, .kv_heads = a.kv_heads, .window = a.window};
-    const SequenceBatch batch = SequenceBatch::single(a.tokens);
-    const int64_t q = a.heads * a.head_dim, k = a.kv_heads * a.head_dim;
-    const int64_t v = a.kv_heads * a.value_dim, y = a.heads * a.value_dim;
-    const Inputs inputs = {random({a.tokens, q}, 1), random({a.tokens, k}, 2),
-                           random({a.tokens, v}, 3)};
-    double pairs = 0;
-    for (int64_t i = 1; i <= a.tokens; ++i) {
-      pairs += as_double(a.window > 0 ? std::min(i, a.window) : i);
-    }
-    emit({.size = fmt::format("{} tokens, {}/{} heads of {}, window {}", a.tokens, a.heads,
-                              a.kv_heads, a.head_dim, a.window),
-          .inputs = inputs,
-          .run =
-              [batch, options](Context& ctx, const Inputs& in) {
-                return attention(ctx, in[0], in[1], in[2], batch, options);
-              },
-          .reference = by_sequence(batch,
-                                   [inputs, options, a](const Checked& c) {
-                                     return reference::attention(rows(inputs[0], c.begin, c.count),
-                                                                 rows(inputs[1], c.begin, c.count),
-                                                                 rows(inputs[2], c.begin, c.count),
-                                                                 options, a.head_dim, a.value_dim);
-                                   }),
-          .terms = a.head_dim + kCheckedRows,
-          .bytes = bytes_of({a.tokens * (q + k + v + y)}),
-          .flops = 2 * pairs * as_double(a.heads * (a.head_dim + a.value_dim))});
-  }
-}
-
-void linear_attention_cases(Context&, const Emit& emit) {
-  for (const LinearAttentionCase& a : linear_attention_bench_cases()) {
-    const SequenceBatch batch = packed(a.lengths);
-    const auto [H, K, V, chunk] = a.options;
-    const int64_t T = batch.tokens(), S = batch.sequences();
-    Tensor decay;
-    if (a.decay != DecayKind::kNone) {
-      decay = a.decay == DecayKind::kConstant ? random({H}, 4) : random({T, H}, 4);
-      for (int64_t i = 0; i < decay.count(); ++i) decay.f32()[i] = -std::abs(decay.f32()[i]) / 16;
-    }
-    const Inputs inputs = {random({T, H * K}, 1), random({T, H * K}, 2, 0.25f),
-                           random({T, H * V}, 3), decay, initial_state(batch, {S, H, V, K})};
-    emit(
-        {.size = a.name,
-         .inputs = inputs,
-         .run =
-             [batch, options = a.options](Context& ctx, const Inputs& in) {
-               return linear_attention(ctx, {in[0], in[1], in[2], in[3]}, in[4], batch, options).y;
-             },
-         .reference = by_sequence(
-             batch,
-             [inputs, H, K, V, per_token = decay.defined() && decay.rank() == 2](const Checked& c) {
-               Values log_decay;
-               if (per_token) log_decay = rows(inputs[3], c.begin, c.count);
-               // One token of constant decay would be taken for a decay a token, which it equals.
-               if (!per_token && inputs[3].defined()) log_decay = all(inputs[3]);
-               return reference::linear_attention(reference::LinearAttention<double>{
-                                                      .tokens = c.count,
-                                                      .heads = H,
-                                                      .key_dim = K,
-                                                      .value_dim = V,
-                                                      .q = rows(inputs[0], c.begin, c.count),
-                                                      .k = rows(inputs[1], c.begin, c.count),
-                                                      .v = rows(inputs[2], c.begin, c.count),
-                                                      .log_decay = log_decay,
-                                                      .initial = state_of(inputs[4], c.sequence)})
-                   .y;
-             }),
-         .terms = kCheckedRows + K,
-         .bytes = bytes_of({T * H * (2 * K + 2 * V), 2 * S * H * K * V}),
-         .flops = 5 * as_double(T * H * K * V)});
-  }
-}
 
 void long_conv_cases(Context& ctx, const Emit& emit) {
   for (const LongConvCase& a : long_conv_bench_cases()) {

@@ -38,6 +38,9 @@ works run --model "$m" --tokens 1 --max-tokens 1 --seed 18446744073709551615 --p
 
 # Benchmarks: the ops there are; one that takes no time runs, checked against its reference.
 refuses 2 "there is no op 'frob', want one of activation, adamw" bench --op frob
+for folder in "$2"/braid/ops/*/; do
+  grep -q "[ ,]$(basename "$folder")\(,\|$\)" "$err" || fail "no benchmark of $folder: $(<"$err")"
+done
 works bench --op view --threads 1
 grep -q "gather 16 of 2048 x 768 .* us .* GB/s .*% of .* GFLOP/s .*% of " "$out" || fail "bench prints '$(<"$out")'"
 

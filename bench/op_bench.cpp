@@ -41,12 +41,16 @@ constexpr OpBench kOps[] = {
     {"sine", &sine_cases},
     {"ssd", &ssd_cases},
     {"swiglu", &swiglu_cases},
+    {"token_shift", &token_shift_cases},
     {"view", &view_cases},
+    {"wkv7", &wkv7_cases},
+    {"wkv7_inputs", &wkv7_inputs_cases},
+    {"wkv7_output", &wkv7_output_cases},
 };
 
 void check_result(Context& ctx, std::string_view op, const OpCase& c) {
   const std::vector<double> want = c.reference();
-  const Tensor y = c.run(ctx, c.inputs);
+  const Tensor y = c.run(ctx, c.inputs).tensors.at(0);
   check(!want.empty() && std::ssize(want) <= y.count(), "bench: {} {}: {} values to check of {}",
         op, c.size, want.size(), y.count());
   const std::vector<double> got = rows(y, 0, std::ssize(want) / y.row_count());
@@ -62,15 +66,14 @@ void check_result(Context& ctx, std::string_view op, const OpCase& c) {
 }
 
 // Forward and backward, as training does them.
-void run_with_vjp(Context& ctx, const OpCase& c, const Tensor& dy) {
+void run_with_vjp(Context& ctx, const OpCase& c, const std::vector<Tensor>& dys) {
   Tape tape;
   std::vector<Tensor> inputs = c.inputs;
   for (Tensor& x : inputs) {
     if (x.defined()) tape.watch(x);
   }
   Context taped = ctx.with_tape(&tape);
-  const Tensor y = c.run(taped, inputs);
-  tape.backward(ctx, {y}, {dy});
+  tape.backward(ctx, c.run(taped, inputs).tensors, dys);
 }
 
 // Seconds of one call, from the median of a body that repeats it.
@@ -89,9 +92,10 @@ Timed timed(std::function<void()> body) {
 }
 
 void measure(Context& ctx, CeilingProbe& read, CeilingProbe& f32, const OpCase& c) {
-  const Tensor dy = c.differentiable ? random(c.run(ctx, c.inputs).shape(), 77) : Tensor();
+  std::vector<Tensor> dys;
+  for (const Tensor& y : c.run(ctx, c.inputs).tensors) dys.push_back(random(y.shape(), 77));
   std::vector<Timed> timings = {timed([&] { c.run(ctx, c.inputs); })};
-  if (c.differentiable) timings.push_back(timed([&] { run_with_vjp(ctx, c, dy); }));
+  if (c.differentiable) timings.push_back(timed([&] { run_with_vjp(ctx, c, dys); }));
   std::vector<std::function<void()>> bodies = {[&] { read.run(); }, [&] { f32.run(); }};
   for (const Timed& t : timings) bodies.push_back(t.body);
   const std::vector<double> seconds = interleaved_medians(bodies, kRounds);

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "braid/core/context.h"
@@ -13,11 +14,18 @@
 
 namespace braid::bench {
 
+/// One tensor or several; the first is what is checked.
+struct Outputs {
+  std::vector<Tensor> tensors;
+  Outputs(Tensor only) : tensors{std::move(only)} {}                     // NOLINT: implicit
+  Outputs(std::vector<Tensor> several) : tensors(std::move(several)) {}  // NOLINT: implicit
+};
+
 /// An op at one size.
 struct OpCase {
   std::string size;
   std::vector<Tensor> inputs;  // what a gradient flows into
-  std::function<Tensor(Context&, const std::vector<Tensor>& inputs)> run;
+  std::function<Outputs(Context&, const std::vector<Tensor>& inputs)> run;
   /// The first values of the result, row by row, as the op's reference computes them.
   std::function<std::vector<double>()> reference;
   int64_t terms = 1;  // of the sums behind a value: bounds its rounding

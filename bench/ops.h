@@ -27,6 +27,12 @@ void selective_scan_cases(Context& ctx, const Emit& emit);
 void short_conv_cases(Context& ctx, const Emit& emit);
 void ssd_cases(Context& ctx, const Emit& emit);
 
+// ops_rwkv.cpp
+void token_shift_cases(Context& ctx, const Emit& emit);
+void wkv7_cases(Context& ctx, const Emit& emit);
+void wkv7_inputs_cases(Context& ctx, const Emit& emit);
+void wkv7_output_cases(Context& ctx, const Emit& emit);
+
 // ops_model.cpp: at the ends of a model, and its training.
 void adamw_cases(Context& ctx, const Emit& emit);
 void cross_entropy_cases(Context& ctx, const Emit& emit);

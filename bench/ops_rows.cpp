@@ -44,7 +44,7 @@ constexpr float kEps = 1e-5f;
 
 // A case over (count, width) inputs. `reference` gets the beginning of each of them; inputs of one
 // dimension are handed over whole.
-OpCase rowwise(std::string size, Inputs inputs, std::function<Tensor(Context&, const Inputs&)> run,
+OpCase rowwise(std::string size, Inputs inputs, std::function<Outputs(Context&, const Inputs&)> run,
                std::function<Values(const std::vector<Values>&)> reference) {
   OpCase c{.size = std::move(size), .inputs = std::move(inputs), .run = std::move(run)};
   c.reference = [in = c.inputs, reference = std::move(reference)] {

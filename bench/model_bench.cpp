@@ -88,6 +88,7 @@ void bench_decode(Context& ctx, const Stack& stack, const Ceilings& ceilings, in
 
 const std::vector<Preset>& presets() {
   static const std::vector<Preset> all = {
+      {"mamba-130m", "(mamba1:state=16)x24", 768, 50280},
       {"mamba2-130m", "(mamba2:state=128,head=64)x24", 768, 50288},
       {"llama-135m", "(attn:heads=9,kv=3 swiglu:hidden=1536)x30", 576, 49152},
       {"rwkv7-0.1b", "(rwkv7 rwkv7_cmix)x12", 768, 65536, false, NormKind::kLayer, true},

@@ -60,7 +60,8 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--model", flags->model, "model directory: prefill and decode");
   command->add_option("--op", flags->op, "one op, by the name of its folder: ssd, linear, ...");
   command->add_option("--preset", flags->preset,
-                      "random weights at a published shape: mamba2-130m, llama-135m, rwkv7-0.1b");
+                      "random weights at a published shape: mamba-130m, mamba2-130m, llama-135m, "
+                      "rwkv7-0.1b");
   command->add_option("--train", flags->train, "a training step of this stack spec");
   command->add_option("--width", flags->width, "model width, with --train")
       ->check(CLI::Range(1, 1 << 16))

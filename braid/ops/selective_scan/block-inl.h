@@ -81,15 +81,15 @@ HWY_INLINE V raw_step(const SelectiveScanDims& dims, const SelectiveScanOperands
   return dims.invariant ? bias : hn::Add(load(in.dt_raw + row * dims.dt_stride + e, n), bias);
 }
 
-// dt, u = dt x and y = D x of the block; x itself where it is wanted.
+// dt, u = dt x and y = D x of the block; x itself where it is wanted. Token by token, since rows
+// that lie a multiple of a page apart displace each other.
 HWY_INLINE void load_block(const SelectiveScanDims& dims, const SelectiveScanOperands& in,
                            const SelectiveBlock& k, float* dt, float* u, float* y, float* x) {
   const D d;
-  for (int64_t i = 0; i < k.width; i += lanes()) {
-    const int64_t e = k.e0 + i, n = k.width - i;
-    const V skip = in.d == nullptr ? hn::Zero(d) : load(in.d + e, n);
-    for (int64_t t = 0; t < k.count; ++t) {
-      const int64_t at = t * kScanChannels + i;
+  for (int64_t t = 0; t < k.count; ++t) {
+    for (int64_t i = 0; i < k.width; i += lanes()) {
+      const int64_t e = k.e0 + i, n = k.width - i, at = t * kScanChannels + i;
+      const V skip = in.d == nullptr ? hn::Zero(d) : load(in.d + e, n);
       const V step = sv::softplus(raw_step(dims, in, k.row + t, e, n));
       const V xi = load(in.x + (k.row + t) * dims.x_stride + e, n);
       hn::Store(step, d, dt + at);

@@ -92,7 +92,7 @@ void selective_scan_task(const SelectiveForward& a, const SelectiveTask& task, c
   const SelectiveScratch at(scratch);
   const int64_t size = dims.state * dims.channels;
   load_states(dims, h0, task.e0, task.width, at.h);
-  for (int64_t m = 0; m < task.cell.marks(); ++m) {
+  for (int64_t m = task.begin; m < task.end; ++m) {
     const int64_t begin = m * kScanTokens;
     const SelectiveBlock k{.row = task.cell.begin + begin,
                            .count = std::min(kScanTokens, task.cell.count - begin),
@@ -202,19 +202,31 @@ void selective_scan(ThreadPool& threads, const SelectiveScanDims& dims,
   const bool few = cells.count * blocks_of(dims, kScanChannels) < 4 * threads.size();
   const int64_t width = few ? kScanLanes : kScanChannels, blocks = blocks_of(dims, width);
   const int64_t length = 1 + dims.tokens / std::max<int64_t>(1, cells.count);
+  const int64_t work = width * dims.state * std::min(length, kScanWave * kScanTokens);
   const int64_t worker_scratch = selective_scan_scratch(dims);
-  threads.parallel_for(cells.count * blocks, grain_of(width * dims.state * length),
-                       [&](int64_t begin, int64_t end, int worker) {
-                         for (int64_t i = begin; i < end; ++i) {
-                           const int64_t cell = i / blocks, e0 = i % blocks * width;
-                           const SelectiveTask task{.cell = cells.cells[cell],
-                                                    .index = cell,
-                                                    .e0 = e0,
-                                                    .width = std::min(width, dims.channels - e0)};
-                           HWY_DYNAMIC_DISPATCH(selective_scan_task)
-                           (forward, task, h0[cell], ht[cell], scratch + worker * worker_scratch);
-                         }
-                       });
+  int64_t marks = 1;
+  for (int64_t i = 0; i < cells.count; ++i) marks = std::max(marks, cells.cells[i].marks());
+  for (int64_t wave = 0; wave < marks; wave += kScanWave) {
+    threads.parallel_for(
+        cells.count * blocks, grain_of(work), [&](int64_t begin, int64_t end, int worker) {
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t index = i / blocks, e0 = i % blocks * width;
+            const SelectiveScanCell& cell = cells.cells[index];
+            float* to = ht[index];
+            // A cell whose last state nobody wants has nowhere to wait for its next wave.
+            const int64_t last = to == nullptr ? cell.marks() : wave + kScanWave;
+            if (wave > 0 && (to == nullptr || wave >= cell.marks())) continue;
+            const SelectiveTask task{.cell = cell,
+                                     .index = index,
+                                     .begin = wave,
+                                     .end = std::min(last, cell.marks()),
+                                     .e0 = e0,
+                                     .width = std::min(width, dims.channels - e0)};
+            HWY_DYNAMIC_DISPATCH(selective_scan_task)
+            (forward, task, wave > 0 ? to : h0[index], to, scratch + worker * worker_scratch);
+          }
+        });
+  }
 }
 
 void selective_scan_carry(ThreadPool& threads, const SelectiveScanDims& dims,

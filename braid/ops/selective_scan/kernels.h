@@ -60,9 +60,9 @@ namespace cpu {
 void selective_scan_table(ThreadPool& threads, const SelectiveScanDims& dims, bool rates,
                           const float* x, float* table);
 
-/// Floats of scratch for one worker of the forward pass and of the vjp.
+/// Floats of scratch for one worker of the forward pass, and for all of the vjp.
 int64_t selective_scan_scratch(const SelectiveScanDims& dims);
-int64_t selective_scan_vjp_scratch(const SelectiveScanDims& dims);
+int64_t selective_scan_vjp_scratch(const SelectiveScanDims& dims, int64_t threads);
 /// Floats of scratch for the parts of db and dc.
 int64_t selective_scan_vjp_parts(const SelectiveScanDims& dims);
 

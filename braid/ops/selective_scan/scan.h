@@ -12,7 +12,10 @@ namespace braid::cpu {
 inline constexpr int64_t kScanTokens = kSelectiveScanMark;
 inline constexpr int64_t kScanChannels = 64;
 inline constexpr int64_t kScanRows = kScanTokens * kScanChannels;
-inline constexpr int64_t kScanLanes = 16;        // the most there are
+inline constexpr int64_t kScanLanes = 16;  // the most there are
+// All channels of this many blocks of tokens are done before the next ones: every row lies on pages
+// of its own, and those of one wave fit the table of translations.
+inline constexpr int64_t kScanWave = 4;
 inline constexpr int64_t kScanGrainWork = 8192;  // state elements worth a thread's while
 
 struct SelectiveForward {
@@ -21,10 +24,11 @@ struct SelectiveForward {
   SelectiveScanOutputs out;
 };
 
-// Channels [e0, e0 + width) of one cell.
+// Channels [e0, e0 + width) of the marks [begin, end) of one cell.
 struct SelectiveTask {
   SelectiveScanCell cell;
   int64_t index;  // of the cell
+  int64_t begin, end;
   int64_t e0, width;
 };
 

@@ -186,7 +186,7 @@ Grads vjp(Context& ctx, const Saved& saved, const Tensor& dy_or_none, const Tens
   const Tensor d_dt_bias = like(in.dt_bias), da_log = like(in.a_log), dd = like(in.d);
   const Tensor dz = like(in.z), d_initial = like(saved.initial);
   const SelectiveScanCells cells = saved.grid.view();
-  const Tensor scratch = ctx.empty({ctx.threads().size(), cpu::selective_scan_vjp_scratch(dims)});
+  const Tensor scratch = ctx.empty({cpu::selective_scan_vjp_scratch(dims, ctx.threads().size())});
   const Tensor parts = ctx.empty({cpu::selective_scan_vjp_parts(dims)});
   Backward::run(ctx, kName, dims, cells, saved.operands.in, saved.marks.f32(), dy.f32(),
                 dy.row_stride(), const_pointers(rows_of(d_final, cells.sequences)).data(),

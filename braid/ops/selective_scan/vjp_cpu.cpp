@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "braid/core/thread_pool.h"
+#include "braid/ops/selective_scan/backward.h"
 #include "braid/ops/selective_scan/kernels.h"
 #include "braid/ops/selective_scan/scan.h"
 // clang-format off
@@ -17,41 +18,6 @@
 #include <hwy/highway.h>
 #include "braid/ops/selective_scan/block-inl.h"
 // clang-format on
-
-#ifndef BRAID_OPS_SELECTIVE_SCAN_VJP_SCRATCH_
-#define BRAID_OPS_SELECTIVE_SCAN_VJP_SCRATCH_
-namespace braid::cpu {
-namespace {
-
-constexpr int kMostStates = 4;                                         // of a tile
-constexpr int64_t kTileRows = kScanTokens * kMostStates * kScanLanes;  // vectors of a tile
-
-// One worker's scratch. Rows of kScanChannels: per token, then per state, then single ones.
-struct BackwardScratch {
-  float *dt, *u, *x, *y, *dy, *du, *ddt;
-  float *g, *d_rate, *db, *dc;
-  float *d_skip, *d_bias;
-  float *decay, *decayed, *sum_b, *sum_c;  // (tokens, states of a tile, lanes)
-
-  BackwardScratch(float* base, int64_t state) {
-    const auto take = [&base](int64_t size) {
-      float* at = base;
-      base += size;
-      return at;
-    };
-    for (float** rows : {&dt, &u, &x, &y, &dy, &du, &ddt}) *rows = take(kScanRows);
-    for (float** rows : {&g, &d_rate, &db, &dc}) *rows = take(state * kScanChannels);
-    for (float** row : {&d_skip, &d_bias}) *row = take(kScanChannels);
-    for (float** tile : {&decay, &decayed, &sum_b, &sum_c}) *tile = take(kTileRows);
-  }
-  static int64_t size(int64_t state) {
-    return 7 * kScanRows + 4 * state * kScanChannels + 2 * kScanChannels + 4 * kTileRows;
-  }
-};
-
-}  // namespace
-}  // namespace braid::cpu
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace braid::cpu::HWY_NAMESPACE {
@@ -256,40 +222,33 @@ void store_parameter_gradients(const SelectiveBackward& a, int64_t e0, int64_t w
   }
 }
 
-// One block of channels of all sequences.
-void selective_scan_vjp_task(const SelectiveBackward& a, const SelectiveScanCells& cells,
-                             int64_t block, const float* const* d_final, float* const* d_initial,
-                             float* scratch) {
+// One block of channels through a wave of blocks of tokens.
+void selective_scan_vjp_task(const SelectiveBackward& a, BackwardCursor cursor, int64_t block,
+                             const float* const* d_final, float* const* d_initial, float* worker,
+                             float* gathered) {
   const SelectiveScanDims& dims = a.dims;
-  const BackwardScratch at(scratch, dims.state);
+  const BackwardScratch at(worker, gathered, dims.state);
   const int64_t e0 = block * kScanChannels, width = std::min(kScanChannels, dims.channels - e0);
-  for (float* table : {at.d_rate, at.db, at.dc}) {
-    std::fill_n(table, dims.state * kScanChannels, 0.0f);
-  }
-  std::fill_n(at.d_skip, kScanChannels, 0.0f);
-  std::fill_n(at.d_bias, kScanChannels, 0.0f);
   float* parts = dims.invariant ? nullptr : a.parts + block * dims.tokens * 2 * dims.state;
-  for (int64_t s = 0; s < cells.sequences; ++s) {
-    load_states(dims, d_final[s], e0, width, at.g);
-    for (int64_t i = cells.firsts[s + 1] - 1; i >= cells.firsts[s]; --i) {
-      const SelectiveScanCell& cell = cells.cells[i];
-      for (int64_t m = cell.marks() - 1; m >= 0; --m) {
-        const int64_t begin = m * kScanTokens;
-        const SelectiveBlock k{.row = cell.begin + begin,
-                               .count = std::min(kScanTokens, cell.count - begin),
-                               .e0 = e0,
-                               .width = width};
-        const float* mark = a.marks + (cell.first_mark + m) * dims.state * dims.channels + e0;
-        if (dims.invariant) {
-          vjp_block<true>(a, k, mark, parts, at);
-        } else {
-          vjp_block<false>(a, k, mark, parts, at);
-        }
-      }
+  for (int64_t i = 0; i < kScanWave && !cursor.done(); ++i, cursor.next()) {
+    if (cursor.begins_sequence()) load_states(dims, d_final[cursor.s], e0, width, at.g);
+    const SelectiveScanCell& cell = cursor.cells->cells[cursor.i];
+    const int64_t begin = cursor.m * kScanTokens;
+    const SelectiveBlock k{.row = cell.begin + begin,
+                           .count = std::min(kScanTokens, cell.count - begin),
+                           .e0 = e0,
+                           .width = width};
+    const float* mark = a.marks + (cell.first_mark + cursor.m) * dims.state * dims.channels + e0;
+    if (dims.invariant) {
+      vjp_block<true>(a, k, mark, parts, at);
+    } else {
+      vjp_block<false>(a, k, mark, parts, at);
     }
-    if (d_initial[s] != nullptr) store_states(dims, at.g, e0, width, d_initial[s]);
+    float* initial = d_initial[cursor.s];
+    if (cursor.ends_sequence() && initial != nullptr) {
+      store_states(dims, at.g, e0, width, initial);
+    }
   }
-  store_parameter_gradients(a, e0, width, at);
 }
 
 }  // namespace braid::cpu::HWY_NAMESPACE
@@ -299,14 +258,54 @@ HWY_AFTER_NAMESPACE();
 namespace braid::cpu {
 
 HWY_EXPORT(selective_scan_vjp_task);
+HWY_EXPORT(store_parameter_gradients);
 
-int64_t selective_scan_vjp_scratch(const SelectiveScanDims& dims) {
-  return BackwardScratch::size(dims.state);
+namespace {
+
+int64_t blocks_of(const SelectiveScanDims& dims) {
+  return (dims.channels + kScanChannels - 1) / kScanChannels;
+}
+
+// A sequence without tokens passes the gradient of its state on.
+void pass_empty_sequences(const SelectiveScanDims& dims, const SelectiveScanCells& cells,
+                          const float* const* d_final, float* const* d_initial) {
+  const int64_t size = dims.state * dims.channels;
+  for (int64_t s = 0; s < cells.sequences; ++s) {
+    if (d_initial[s] == nullptr || cells.cells[cells.firsts[s]].count > 0) continue;
+    if (d_final[s] == nullptr) {
+      std::fill_n(d_initial[s], size, 0.0f);
+    } else {
+      std::copy_n(d_final[s], size, d_initial[s]);
+    }
+  }
+}
+
+// db and dc (T, N) from the parts of the blocks of channels, in their order.
+void sum_parts(ThreadPool& threads, const SelectiveScanDims& dims, const float* parts, float* db,
+               float* dc) {
+  const int64_t blocks = blocks_of(dims), N = dims.state, row = 2 * N;
+  threads.parallel_for(dims.tokens, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      std::copy_n(parts + t * row, N, db + t * N);
+      std::copy_n(parts + t * row + N, N, dc + t * N);
+      for (int64_t block = 1; block < blocks; ++block) {
+        const float* part = parts + (block * dims.tokens + t) * row;
+        for (int64_t n = 0; n < N; ++n) db[t * N + n] += part[n];
+        for (int64_t n = 0; n < N; ++n) dc[t * N + n] += part[N + n];
+      }
+    }
+  });
+}
+
+}  // namespace
+
+int64_t selective_scan_vjp_scratch(const SelectiveScanDims& dims, int64_t threads) {
+  return threads * BackwardScratch::kWorker +
+         blocks_of(dims) * BackwardScratch::gathered(dims.state);
 }
 
 int64_t selective_scan_vjp_parts(const SelectiveScanDims& dims) {
-  const int64_t blocks = (dims.channels + kScanChannels - 1) / kScanChannels;
-  return dims.invariant ? 0 : blocks * dims.tokens * 2 * dims.state;
+  return dims.invariant ? 0 : blocks_of(dims) * dims.tokens * 2 * dims.state;
 }
 
 void selective_scan_vjp(ThreadPool& threads, const SelectiveScanDims& dims,
@@ -315,27 +314,27 @@ void selective_scan_vjp(ThreadPool& threads, const SelectiveScanDims& dims,
                         const float* const* d_final, float* const* d_initial, float* scratch,
                         float* parts, const SelectiveScanGrads& out) {
   const SelectiveBackward backward{dims, in, marks, dy, dy_stride, parts, out};
-  const int64_t blocks = (dims.channels + kScanChannels - 1) / kScanChannels;
-  const int64_t worker_scratch = selective_scan_vjp_scratch(dims);
-  threads.parallel_for(blocks, 1, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t i = begin; i < end; ++i) {
-      HWY_DYNAMIC_DISPATCH(selective_scan_vjp_task)
-      (backward, cells, i, d_final, d_initial, scratch + worker * worker_scratch);
-    }
-  });
-  if (dims.invariant) return;
-  const int64_t N = dims.state, row = 2 * N;
-  threads.parallel_for(dims.tokens, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      std::copy_n(parts + t * row, N, out.db + t * N);
-      std::copy_n(parts + t * row + N, N, out.dc + t * N);
-      for (int64_t block = 1; block < blocks; ++block) {
-        const float* part = parts + (block * dims.tokens + t) * row;
-        for (int64_t n = 0; n < N; ++n) out.db[t * N + n] += part[n];
-        for (int64_t n = 0; n < N; ++n) out.dc[t * N + n] += part[N + n];
+  const int64_t blocks = blocks_of(dims), size = BackwardScratch::gathered(dims.state);
+  float* gathered = scratch + threads.size() * BackwardScratch::kWorker;
+  std::fill_n(gathered, blocks * size, 0.0f);
+  BackwardCursor cursor(cells);
+  while (!cursor.done()) {
+    threads.parallel_for(blocks, 1, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t i = begin; i < end; ++i) {
+        HWY_DYNAMIC_DISPATCH(selective_scan_vjp_task)
+        (backward, cursor, i, d_final, d_initial, scratch + worker * BackwardScratch::kWorker,
+         gathered + i * size);
       }
-    }
-  });
+    });
+    for (int64_t i = 0; i < kScanWave && !cursor.done(); ++i) cursor.next();
+  }
+  pass_empty_sequences(dims, cells, d_final, d_initial);
+  for (int64_t i = 0; i < blocks; ++i) {
+    HWY_DYNAMIC_DISPATCH(store_parameter_gradients)
+    (backward, i * kScanChannels, std::min(kScanChannels, dims.channels - i * kScanChannels),
+     BackwardScratch(scratch, gathered + i * size, dims.state));
+  }
+  if (!dims.invariant) sum_parts(threads, dims, parts, out.db, out.dc);
 }
 
 }  // namespace braid::cpu

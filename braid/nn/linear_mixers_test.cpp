@@ -216,6 +216,56 @@ TEST(Lightning, SlopesAreThoseOfAlibi) {
   expect(6, {-2, -4, -6, -8, -1, -3});
 }
 
+// Two key heads of 4 channels, four value heads of 6; a convolution of width 4.
+TEST(GatedDelta, IsItsFormula) {
+  const Tensor x = randn({kTokens, kWidth}, 9);
+  Layer layer("gated_delta", {{"key_heads", "2"}, {"dim", "4"}, {"value", "6"}},
+              {.width = kWidth, .norm_eps = 1e-3});
+  constexpr size_t kChannels = 2 * 8 + 24;
+  const Matrix in = values(x), raw = layer.times(in, "in_proj_qkv.weight", kWidth);
+  const Matrix z = layer.times(in, "in_proj_z.weight", kWidth);
+  const Matrix ba = layer.times(in, "in_proj_ba.weight", kWidth);
+  const auto at = [&](const char* name, size_t i) { return layer.weights.at(name)[i]; };
+  Matrix mixed(raw.size(), 0.0);
+  for (size_t i = 0; i < raw.size(); ++i) {
+    const size_t t = i / kChannels, c = i % kChannels;
+    for (size_t w = 0; w < 4; ++w) {
+      if (t + w >= 3) mixed[i] += at("conv1d.weight", c * 4 + w) * raw[(t + w - 3) * kChannels + c];
+    }
+    mixed[i] = silu(mixed[i]);
+  }
+  Matrix out(kTokens * 24, 0.0);
+  for (size_t h = 0; h < 4; ++h) {
+    Matrix state(4 * 6, 0.0);
+    for (size_t t = 0; t < kTokens; ++t) {
+      const double* q = &mixed[t * kChannels + h / 2 * 4];
+      const double* k = q + 8;
+      const double* v = &mixed[t * kChannels + 16 + h * 6];
+      double q_square = 1e-6, k_square = 1e-6, square = 0;
+      for (size_t i = 0; i < 4; ++i) q_square += q[i] * q[i], k_square += k[i] * k[i];
+      const double beta = 1 / (1 + std::exp(-ba[t * 8 + h]));
+      const double step = std::log1p(std::exp(ba[t * 8 + 4 + h] + at("dt_bias", h)));
+      const double decay = std::exp(-std::exp(at("A_log", h)) * step);
+      double* o = &out[t * 24 + h * 6];
+      for (size_t j = 0; j < 6; ++j) {
+        double predicted = 0;
+        for (size_t i = 0; i < 4; ++i) {
+          state[i * 6 + j] *= decay;
+          predicted += state[i * 6 + j] * k[i] / std::sqrt(k_square);
+        }
+        for (size_t i = 0; i < 4; ++i) {
+          state[i * 6 + j] += k[i] / std::sqrt(k_square) * beta * (v[j] - predicted);
+          o[j] += state[i * 6 + j] * q[i] / std::sqrt(q_square) / 2;
+        }
+        square += o[j] * o[j];
+      }
+      const double r = 1 / std::sqrt(square / 6 + static_cast<double>(1e-3f));
+      for (size_t j = 0; j < 6; ++j) o[j] *= r * at("norm.weight", j) * silu(z[t * 24 + h * 6 + j]);
+    }
+  }
+  expect_close(layer.forward(x), layer.times(out, "out_proj.weight", 24), 4 * kTolerance, "y");
+}
+
 // Retention without a decay is linear attention with the identity map, forwards and backwards.
 TEST(Retention, WithoutADecayIsLinearAttention) {
   Context ctx({.threads = 2, .poison = true});

@@ -6,6 +6,7 @@
 #include "braid/nn/ffns/rwkv7_cmix.h"
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
+#include "braid/nn/mixers/gated_delta.h"
 #include "braid/nn/mixers/hyena.h"
 #include "braid/nn/mixers/lightning.h"
 #include "braid/nn/mixers/linear_attn.h"
@@ -68,6 +69,11 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_gradients = true},
      "linear_attn:heads=4",
      "linear attention with a feature map (elu1, relu, identity, favor)"},
+    {"gated_delta",
+     &make<GatedDeltaMixer>,
+     {.state_gradients = true},
+     "gated_delta:key_heads=2,dim=16,value=24",
+     "Gated DeltaNet: a state that forgets and corrects what it holds under a key"},
     {"retnet",
      &make<RetnetMixer>,
      {.state_gradients = true},

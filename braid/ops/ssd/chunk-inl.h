@@ -60,6 +60,61 @@ HWY_INLINE void scale_rows(int64_t rows, int64_t n, const float* scale, const fl
   }
 }
 
+// Rows of a triangle that are multiplied at once; two tiles of the product.
+inline constexpr int64_t kTriangleRows = 28;
+
+// decay (Q, Q) <- exp(a_i - a_j) where j <= i, and m <- decay cb there, 0 elsewhere. The mask comes
+// before the exponential: above the diagonal it could overflow.
+inline void mask(int64_t count, int64_t stride, const Decays& a, const float* cb, float* decay,
+                 float* m) {
+  const D d;
+  for (int64_t i = 0; i < count; ++i) {
+    const V high = hn::Set(d, a.high[i]), low = hn::Set(d, a.low[i]);
+    for (int64_t j = 0; j < count; j += lanes()) {
+      const int64_t n = count - j, at = i * stride + j;
+      const auto keep = hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(i + 1 - j, 0, n)));
+      const V gap = hn::Add(hn::Sub(high, load(a.high + j, n)), hn::Sub(low, load(a.low + j, n)));
+      const V factor = hn::IfThenElseZero(keep, sv::exp(hn::IfThenElseZero(keep, gap)));
+      store(factor, decay + at, n);
+      store(hn::Mul(factor, load(cb + at, n)), m + at, n);
+    }
+  }
+}
+
+// c_i += sum_{j <= i} m_ij b_j,  b and c (Q, n).
+inline void lower_times(int64_t count, int64_t n, const float* m, int64_t stride, const float* b,
+                        int64_t b_row, float* c, int64_t c_row) {
+  for (int64_t i = 0; i < count; i += kTriangleRows) {
+    const int64_t rows = std::min(kTriangleRows, count - i);
+    gemm({.m = rows,
+          .n = n,
+          .k = i + rows,
+          .a_row = stride,
+          .a_col = 1,
+          .b_row = b_row,
+          .c_row = c_row,
+          .start_row = c_row},
+         m + i * stride, b, c + i * c_row, c + i * c_row);
+  }
+}
+
+// c_j += sum_{i >= j} m_ij b_i
+inline void lower_transposed_times(int64_t count, int64_t n, const float* m, int64_t stride,
+                                   const float* b, int64_t b_row, float* c, int64_t c_row) {
+  for (int64_t j = 0; j < count; j += kTriangleRows) {
+    const int64_t rows = std::min(kTriangleRows, count - j);
+    gemm({.m = rows,
+          .n = n,
+          .k = count - j,
+          .a_row = 1,
+          .a_col = stride,
+          .b_row = b_row,
+          .c_row = c_row,
+          .start_row = c_row},
+         m + j * stride + j, b + j * b_row, c + j * c_row, c + j * c_row);
+  }
+}
+
 }  // namespace braid::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

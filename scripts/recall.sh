@@ -4,14 +4,16 @@
 #
 #   scripts/recall.sh BRAID RESULTS [MIXER...]   runs what RESULTS lacks, one JSON line a finished run
 #   scripts/recall.sh --render RESULTS           writes the table of what was run to stdout
+#   scripts/recall.sh --list                     the mixers it knows, NAME=SPEC
 #
-# MIXER is a name of the list below or NAME=SPEC. Runs are done cell by cell. It may be killed at any
+# MIXER is such a name, or NAME=SPEC itself. Runs are done cell by cell. It may be killed at any
 # instant: begun again, it goes on from the checkpoint of the run it was in.
 set -euo pipefail
 export LC_ALL=C
 
 mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:state=64)x2"
-  "swa=(swa:32)x2")
+  "swa=(swa:32)x2" "linear_attn=(linear_attn)x2" "retnet=(retnet)x2" "lightning=(lightning)x2"
+  "rwkv7=(rwkv7)x2" "mamba1=(mamba1)x2" "s4d=(s4d)x2" "hyena=(hyena)x2")
 cells=("64 4" "128 8" "256 16") # length, pairs
 rates=(1e-3 3e-3 1e-2)
 width=64 vocab=512
@@ -69,7 +71,10 @@ sweep() {
     for mixer in "${mixers[@]}"; do
       [[ ${mixer%%=*} == "$name" ]] && found=$mixer
     done
-    [[ -n $found ]] || { echo "no mixer '$name', want NAME=SPEC or one of ${mixers[*]%%=*}" >&2; exit 2; }
+    [[ -n $found ]] || {
+      echo "no mixer '$name', want NAME=SPEC or one of ${mixers[*]%%=*}" >&2
+      exit 2
+    }
     chosen+=("$found")
   done
   [[ ${#chosen[@]} -gt 0 ]] || chosen=("${mixers[@]}")
@@ -165,7 +170,8 @@ TEXT
 }
 
 case ${1:-} in
+  --list) printf '%s\n' "${mixers[@]}" ;;
   --render) [[ $# == 2 ]] && render "$2" ;;
-  "" | -*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-  *) [[ $# -ge 2 ]] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
+  "" | -*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) [[ $# -ge 2 ]] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
 esac

@@ -67,6 +67,10 @@ render=$(bash "$2/scripts/recall.sh" --render r.jsonl) || fail "recall.sh --rend
 same "recall table" "$(grep '`(attn)x2`' <<<"$render")" \
   '| a | `(attn)x2` | 7k | 99.4% (rate 1e-3); 2.5M; 1.0 KiB | 50.0% (rate 1e-3); -; 1.0 KiB |'
 same "recall columns" "$(grep -o '[0-9]* tokens, 4 pairs' <<<"$render" | paste -sd,)" "64 tokens, 4 pairs,128 tokens, 4 pairs"
+while IFS= read -r mixer; do
+  works inspect --stack "${mixer#*=}" --width 64 --vocab 512 --context 256
+  grep -q '^state a sequence: .* at 256 tokens' "$out" || fail "inspect --context prints '$(tail -1 "$out")'"
+done < <(bash "$2/scripts/recall.sh" --list)
 grep -q "finite numbers: 1\." <<<"$render" || fail "recall.sh does not count diverged runs"
 [[ ! -e t ]] || fail "a refused training left $(ls t)"
 finish

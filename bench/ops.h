@@ -9,15 +9,18 @@ void activation_cases(Context& ctx, const Emit& emit);
 void elementwise_cases(Context& ctx, const Emit& emit);
 void gated_rms_norm_cases(Context& ctx, const Emit& emit);
 void gelu_cases(Context& ctx, const Emit& emit);
+void l2_norm_cases(Context& ctx, const Emit& emit);
 void layer_norm_cases(Context& ctx, const Emit& emit);
 void rms_norm_cases(Context& ctx, const Emit& emit);
 void scale_columns_cases(Context& ctx, const Emit& emit);
 void sine_cases(Context& ctx, const Emit& emit);
+void softplus_decay_cases(Context& ctx, const Emit& emit);
 void swiglu_cases(Context& ctx, const Emit& emit);
 
 // ops_attention.cpp: softmax attention and its relatives.
 void attention_cases(Context& ctx, const Emit& emit);
 void favor_features_cases(Context& ctx, const Emit& emit);
+void gated_delta_rule_cases(Context& ctx, const Emit& emit);
 void linear_attention_cases(Context& ctx, const Emit& emit);
 void linformer_cases(Context& ctx, const Emit& emit);
 

@@ -13,6 +13,9 @@
 #include "braid/ops/favor_features/cases.h"
 #include "braid/ops/favor_features/favor_features.h"
 #include "braid/ops/favor_features/reference.h"
+#include "braid/ops/gated_delta_rule/cases.h"
+#include "braid/ops/gated_delta_rule/gated_delta_rule.h"
+#include "braid/ops/gated_delta_rule/reference.h"
 #include "braid/ops/linear_attention/cases.h"
 #include "braid/ops/linear_attention/linear_attention.h"
 #include "braid/ops/linear_attention/reference.h"
@@ -86,6 +89,56 @@ void favor_features_cases(Context&, const Emit& emit) {
           .terms = o.dim * o.dim,
           .bytes = bytes_of({T * o.heads * (o.dim + o.features + 1), o.features * o.dim}),
           .flops = as_double(T * o.heads) * as_double(o.features * (2 * o.dim + 4) + 2 * o.dim)});
+  }
+}
+
+void gated_delta_rule_cases(Context&, const Emit& emit) {
+  for (const GatedDeltaCase& a : gated_delta_bench_cases()) {
+    const SequenceBatch batch = packed(a.lengths);
+    const auto [H, G, K, V, chunk] = a.options;
+    const int64_t T = batch.tokens(), S = batch.sequences();
+    // Keys of norm near 1; steps and decays below 1.
+    const float of_key = 1.0f / std::sqrt(static_cast<float>(K));
+    const Tensor decay = random({T, H}, 4), beta = random({T, H}, 5);
+    for (int64_t i = 0; i < T * H; ++i) {
+      decay.f32()[i] = -std::abs(decay.f32()[i]) / 16;
+      beta.f32()[i] = 1.0f / (1.0f + std::exp(-beta.f32()[i]));
+    }
+    const Inputs inputs = {random({T, G * K}, 1, of_key),
+                           random({T, G * K}, 2, of_key),
+                           random({T, H * V}, 3),
+                           decay,
+                           beta,
+                           initial_state(batch, {S, H, K, V})};
+    emit({.size = a.name,
+          .inputs = inputs,
+          .run =
+              [batch, options = a.options](Context& ctx, const Inputs& in) {
+                return gated_delta_rule(ctx, {in[0], in[1], in[2], in[3], in[4]}, in[5], batch,
+                                        options)
+                    .y;
+              },
+          .reference = by_sequence(
+              batch,
+              [inputs, H, G, K, V](const Checked& c) {
+                const auto part = [&](size_t i) { return rows(inputs[i], c.begin, c.count); };
+                return reference::gated_delta_rule(reference::GatedDelta<double>{
+                                                       .tokens = c.count,
+                                                       .heads = H,
+                                                       .key_heads = G,
+                                                       .key_dim = K,
+                                                       .value_dim = V,
+                                                       .q = part(0),
+                                                       .k = part(1),
+                                                       .v = part(2),
+                                                       .log_decay = part(3),
+                                                       .beta = part(4),
+                                                       .initial = state_of(inputs[5], c.sequence)})
+                    .y;
+              }),
+          .terms = kCheckedRows + K,
+          .bytes = bytes_of({T * (2 * G * K + 2 * H * V + 2 * H), 2 * S * H * K * V}),
+          .flops = 7 * as_double(T * H * K * V)});
   }
 }
 

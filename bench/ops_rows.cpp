@@ -18,6 +18,9 @@
 #include "braid/ops/gelu/cases.h"
 #include "braid/ops/gelu/gelu.h"
 #include "braid/ops/gelu/reference.h"
+#include "braid/ops/l2_norm/cases.h"
+#include "braid/ops/l2_norm/l2_norm.h"
+#include "braid/ops/l2_norm/reference.h"
 #include "braid/ops/layer_norm/cases.h"
 #include "braid/ops/layer_norm/layer_norm.h"
 #include "braid/ops/layer_norm/reference.h"
@@ -30,6 +33,9 @@
 #include "braid/ops/sine/cases.h"
 #include "braid/ops/sine/reference.h"
 #include "braid/ops/sine/sine.h"
+#include "braid/ops/softplus_decay/cases.h"
+#include "braid/ops/softplus_decay/reference.h"
+#include "braid/ops/softplus_decay/softplus_decay.h"
 #include "braid/ops/swiglu/cases.h"
 #include "braid/ops/swiglu/reference.h"
 #include "braid/ops/swiglu/swiglu.h"
@@ -133,6 +139,25 @@ void gelu_cases(Context&, const Emit& emit) {
   }
 }
 
+void l2_norm_cases(Context&, const Emit& emit) {
+  for (const auto& shape : cases::kL2NormBench) {
+    const int64_t n = shape.rows * shape.heads * shape.size;
+    OpCase c = rowwise(
+        fmt::format("{} x {} heads of {}", shape.rows, shape.heads, shape.size),
+        {random({shape.rows, shape.heads * shape.size}, 1)},
+        [heads = shape.heads](Context& ctx, const Inputs& in) {
+          return l2_norm(ctx, in[0], {.heads = heads, .eps = kEps});
+        },
+        [size = static_cast<size_t>(shape.size)](const auto& x) {
+          return reference::l2_norm(x[0], size, 1.0, kEps);
+        });
+    c.terms = shape.size;
+    c.bytes = bytes_of({2 * n});
+    c.flops = 3.0 * static_cast<double>(n);
+    emit(c);
+  }
+}
+
 void layer_norm_cases(Context&, const Emit& emit) {
   for (const auto& shape : cases::kLayerNormBench) {
     const int64_t n = shape.rows * shape.width;
@@ -192,6 +217,21 @@ void sine_cases(Context&, const Emit& emit) {
     c.terms = 8;  // an argument of about 8 carries so many times its own rounding into the sine
     c.bytes = bytes_of({2 * n, shape.width});
     c.flops = 2.0 * static_cast<double>(n);
+    emit(c);
+  }
+}
+
+void softplus_decay_cases(Context&, const Emit& emit) {
+  for (const auto& shape : cases::kSoftplusDecayBench) {
+    const int64_t n = shape.tokens * shape.heads;
+    OpCase c = rowwise(
+        size_of(shape.tokens, shape.heads),
+        {random({shape.tokens, shape.heads}, 1), random({shape.heads}, 2),
+         random({shape.heads}, 3)},
+        [](Context& ctx, const Inputs& in) { return softplus_decay(ctx, in[0], in[1], in[2]); },
+        [](const auto& x) { return reference::softplus_decay(x[0], x[1], x[2]); });
+    c.bytes = bytes_of({2 * n});
+    c.flops = 6.0 * static_cast<double>(n);
     emit(c);
   }
 }

@@ -24,6 +24,12 @@ int64_t longest(const SequenceBatch& batch) {
   return length;
 }
 
+// The taps that tokens of this call reach, up to a whole block: all that any output depends on.
+int64_t reached(int64_t taps, const SequenceBatch& batch) {
+  const int64_t blocks = (longest(batch) + kLongConvBlock - 1) / kLongConvBlock;
+  return std::min(taps, std::max<int64_t>(1, blocks) * kLongConvBlock);
+}
+
 Tensor scratch_of(Context& ctx, size_t bytes_of_worker) {
   return ctx.empty({ctx.threads().size() * static_cast<int64_t>(bytes_of_worker)}, DType::kU8);
 }
@@ -101,7 +107,10 @@ Grads vjp(Context& ctx, const Tensor& u, const Tensor& k, const Tensor& d,
           const SequenceBatch& batch, const Tensor& dy) {
   LongConvWholeDims dims = whole_dims(u, k, batch);
   dims.dy_stride = dy.row_stride();
-  Tensor du = ctx.empty(u.shape()), dk = ctx.empty(k.shape()), dd = ctx.empty(d.shape());
+  dims.taps = reached(dims.taps, batch);
+  const bool all = dims.taps == k.dim(0);
+  Tensor dk = all ? ctx.empty(k.shape()) : ctx.zeros(k.shape());
+  Tensor du = ctx.empty(u.shape()), dd = ctx.empty(d.shape());
   const Tensor scratch = scratch_of(ctx, cpu::long_conv_whole_scratch(dims));
   VjpKernel::run(ctx, "long_conv", dims, k.f32(), d.f32(), u.f32(), dy.f32(), du.f32(), dk.f32(),
                  dd.f32(), bytes_of(scratch));
@@ -137,17 +146,18 @@ LongConvFilter LongConvFilter::make(Context& ctx, const Tensor& k, const Tensor&
 Tensor long_conv(Context& ctx, const Tensor& u, const Tensor& k, const Tensor& d,
                  const SequenceBatch& batch) {
   check_filter(k, d);
-  const LongConvDims dims = make_dims(u, k.dim(0), k.dim(1), batch);
+  const Tensor taps = k.slice_rows(0, reached(k.dim(0), batch));
+  const LongConvDims dims = make_dims(u, taps.dim(0), k.dim(1), batch);
   Tensor y;
   switch (choose(ctx, dims)) {
     case Form::kParallel:
-      y = whole(ctx, u, k, d, batch);
+      y = whole(ctx, u, taps, d, batch);
       break;
     case Form::kRecurrent:
-      y = direct(ctx, dims, u, k, d, whole_sequences(batch));
+      y = direct(ctx, dims, u, taps, d, whole_sequences(batch));
       break;
     default:
-      y = blocked(ctx, dims, u, LongConvFilter::make(ctx, k, d), whole_sequences(batch));
+      y = blocked(ctx, dims, u, LongConvFilter::make(ctx, taps, d), whole_sequences(batch));
   }
   if (Tape* tape = ctx.tape()) {
     tape->record({u, k, d}, y, [=](Context& inner, const Tensor& dy) -> Grads {

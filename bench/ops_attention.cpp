@@ -198,10 +198,10 @@ void linformer_cases(Context&, const Emit& emit) {
     const Inputs inputs = {random({T, q}, 1), random({T, k}, 2), random({T, v}, 3),
                            random({R, a.rank}, 4, small), random({R, a.rank}, 5, small)};
     const bool causal = a.block > 0;
-    // Summaries that a query sees on average, and tokens of its own block.
-    const double seen =
-        causal ? as_double(a.rank) * as_double(T) / as_double(2 * a.block) + as_double(a.block) / 2
-               : as_double(a.rank);
+    // Summaries that a query sees on average, and tokens of its own block and the one before.
+    const double seen = causal ? as_double(a.rank) * as_double(T) / as_double(2 * a.block) +
+                                     as_double(3 * a.block) / 2
+                               : as_double(a.rank);
     emit({.size = fmt::format("{} tokens, {} heads of {}, rank {}, block {}", T, a.heads,
                               a.head_dim, a.rank, a.block),
           .inputs = inputs,

@@ -133,7 +133,7 @@ constexpr SublayerEntry kVariants[] = {
     {"linformer_shared",
      nullptr,
      {.state_grows = true},
-     "linformer_causal:rank=5,heads=2,share=1,rope=none",
+     "linformer_causal:block=8,rank=3,heads=2,share=1,rope=none",
      ""},
     {"rwkv7_later", nullptr, {.state_gradients = true}, "rwkv7 rwkv7:head=32,w=4,a=4,v=4,g=4", ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},

@@ -74,14 +74,14 @@ Tensor LinformerMixer::attend(Context& ctx, const Tensor& q, const Tensor& k, co
   const std::vector<PageTable> summaries = state->pages(1);
   std::vector<LinformerState> states;
   for (size_t s = 0; s < blocks.size(); ++s) {
-    states.push_back({.block = blocks[s], .summaries = summaries[s]});
+    states.push_back({.blocks = blocks[s], .summaries = summaries[s]});
   }
   return linformer_attention(ctx, q, k, v, e(), f(), batch, options_, states);
 }
 
 StateSpec LinformerMixer::state_spec() const {
   if (!causal()) return {};
-  return {{.name = "block", .shape = {options_.block, 2 * kv_width_}},
+  return {{.name = "blocks", .shape = {2, options_.block, 2 * kv_width_}},
           {.name = "summaries",
            .kind = SlotKind::kGrowing,
            .shape = {linformer_page_floats(options_, 2 * kv_width_)}}};

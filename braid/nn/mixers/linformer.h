@@ -16,16 +16,16 @@ namespace braid {
 /// are refused.
 ///
 /// `linformer_causal`, our own: the sequence is cut into blocks on its own grid; a complete block
-/// is compressed by E, F (block, rank) to `rank` keys and values, and a token attends to the
-/// summaries of all earlier blocks and to the tokens of its own up to itself. Rotary positions turn
-/// queries and keys before the keys are compressed, so the score of a summary is the mixture, by E,
-/// of the scores its tokens would have.
+/// is compressed by E, F (block, rank) to `rank` keys and values, and a token attends to the tokens
+/// of its own block up to itself, to those of the block before, and to the summaries of all earlier
+/// blocks. Rotary positions turn queries and keys before the keys are compressed, so the score of a
+/// summary is the mixture, by E, of the scores its tokens would have.
 ///
 /// Options of both: heads (width / 64, at least 1), kv (= heads), rank (256; causal: 16), share (0;
 /// E for F as well). linformer: length, first and required. linformer_causal: block (64, or a
 /// divisor of it from 8 on), rope (default | none), theta.
 /// Parameters carry the names of lucidrains/linformer. State, causal only: keys and values of the
-/// block being read, and pages of summaries that grow by rank / block of what attention with
+/// last two blocks, and pages of summaries that grow by rank / block of what attention with
 /// float32 keys and values keeps.
 /// Source: Wang et al., arXiv:2006.04768; lucidrains/linformer `LinformerSelfAttention`.
 class LinformerMixer final : public Sublayer {

@@ -1,5 +1,5 @@
-// The causal form over a carried state: rows of an unfinished block wait in the state, summaries of
-// complete ones go to its pages.
+// The causal form over a carried state: rows of the last two blocks wait in the state, summaries
+// of complete ones go to its pages.
 
 #include "braid/ops/linformer/carried.h"
 
@@ -21,35 +21,35 @@ class Carried {
 
   // The blocks that rows [row, row + length), token `start` of their sequence on, lie in.
   void add(int64_t row, int64_t start, int64_t length, const LinformerState& state) {
-    const int64_t B = dims_.block, end = start + length;
+    const int64_t B = dims_.block, end = start + length, opening = start / B;
     const auto summary = static_cast<int64_t>(summaries_.size());
-    const int64_t n = std::min(length, B - start % B);
-    keep(state, row, start % B, n);
+    keep(state, opening, start % B, row, std::min(length, B - start % B));
+    // The opening block is read from the state, which has its beginning; later ones from the batch.
+    const auto rows_of = [&](int64_t block) {
+      return block <= opening ? kept(state, block) : in_batch(row + block * B - start);
+    };
     for (int64_t t = start; t < end;) {
       const int64_t block = t / B, first = t % B, count = std::min(end - t, B - first);
-      LinformerSegment segment{
-          .row = row + t - start, .length = count, .first = first, .k = state.block};
-      segment.v = state.block + B * KC_;
-      segment.k_stride = KC_;
-      segment.v_stride = VC_;
-      if (t > start) {
-        segment.k = k_.f32() + segment.row * k_.row_stride();
-        segment.v = v_.f32() + segment.row * v_.row_stride();
-        segment.k_stride = k_.row_stride();
-        segment.v_stride = v_.row_stride();
-      }
-      segment.summary = summary;
-      segment.summaries = block;
+      LinformerSegment segment{.row = row + t - start,
+                               .length = count,
+                               .first = first,
+                               .own = rows_of(block),
+                               .summary = summary,
+                               .summaries = std::max<int64_t>(0, block - 1)};
+      if (block > 0) segment.before = rows_of(block - 1);
       segments_.push_back(segment);
       t += count;
-      if (first + count == B) complete(segment, summary_of(state, block));
+      if (first + count == B) complete(segment.own, summary_of(state, block));
     }
     for (int64_t b = 0; b < end / B; ++b) {
       float* to = summary_of(state, b);
       summaries_.push_back({to, to + dims_.rank * KC_});
     }
-    const int64_t last = end % B;
-    if (end - last > start && last > 0) late_.push_back({&state, row + length - last, last});
+    const int64_t last = (end - 1) / B;
+    for (int64_t block = std::max(opening + 1, last - 1); block <= last; ++block) {
+      const int64_t t = block * B;
+      late_.push_back({&state, block, row + t - start, std::min(B, end - t)});
+    }
   }
 
   Tensor run(const Tensor& q, const Tensor& e, const Tensor& f) {
@@ -69,32 +69,48 @@ class Carried {
     const Tensor scratch = ctx_.empty({ctx_.threads().size(), cpu::linformer_scratch(dims)});
     AttentionKernel::run(ctx_, "linformer", dims, std::ssize(segments_), segments_.data(),
                          summaries_.data(), q.f32(), y.f32(), scratch.f32());
-    // Only now: the first block's rows were read from where these go.
-    for (const Late& late : late_) keep(*late.state, late.row, 0, late.count);
+    // Only now: older blocks were read from where these go.
+    for (const Late& late : late_) keep(*late.state, late.block, 0, late.row, late.count);
     return y;
   }
 
  private:
   struct Late {
     const LinformerState* state;
-    int64_t row, count;
+    int64_t block, row, count;
   };
 
-  // Rows of the batch to rows [first, first + count) of the state's block.
-  void keep(const LinformerState& state, int64_t row, int64_t first, int64_t count) {
+  LinformerRows kept(const LinformerState& state, int64_t block) const {
+    const int64_t first = block % 2 * dims_.block;
+    return {.k = state.blocks + first * KC_,
+            .v = state.blocks + 2 * dims_.block * KC_ + first * VC_,
+            .k_stride = KC_,
+            .v_stride = VC_};
+  }
+  LinformerRows in_batch(int64_t row) const {
+    return {.k = k_.f32() + row * k_.row_stride(),
+            .v = v_.f32() + row * v_.row_stride(),
+            .k_stride = k_.row_stride(),
+            .v_stride = v_.row_stride()};
+  }
+
+  // Rows of the batch to rows [first, first + count) of a block in the state.
+  void keep(const LinformerState& state, int64_t block, int64_t first, int64_t row, int64_t count) {
+    const int64_t to = block % 2 * dims_.block + first;
+    float* k = state.blocks + to * KC_;
+    float* v = state.blocks + 2 * dims_.block * KC_ + to * VC_;
     for (int64_t i = 0; i < count; ++i) {
-      ctx_.api().copy(state.block + (first + i) * KC_, k_.f32() + (row + i) * k_.row_stride(),
+      ctx_.api().copy(k + i * KC_, k_.f32() + (row + i) * k_.row_stride(),
                       static_cast<size_t>(KC_) * sizeof(float));
-      ctx_.api().copy(state.block + dims_.block * KC_ + (first + i) * VC_,
-                      v_.f32() + (row + i) * v_.row_stride(),
+      ctx_.api().copy(v + i * VC_, v_.f32() + (row + i) * v_.row_stride(),
                       static_cast<size_t>(VC_) * sizeof(float));
     }
   }
 
-  void complete(const LinformerSegment& s, float* to) {
-    k_runs_.push_back({.x = s.k, .rows = dims_.block, .stride = s.k_stride, .s = to});
+  void complete(const LinformerRows& rows, float* to) {
+    k_runs_.push_back({.x = rows.k, .rows = dims_.block, .stride = rows.k_stride, .s = to});
     v_runs_.push_back(
-        {.x = s.v, .rows = dims_.block, .stride = s.v_stride, .s = to + dims_.rank * KC_});
+        {.x = rows.v, .rows = dims_.block, .stride = rows.v_stride, .s = to + dims_.rank * KC_});
   }
 
   float* summary_of(const LinformerState& state, int64_t block) const {

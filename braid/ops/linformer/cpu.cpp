@@ -1,6 +1,7 @@
 // Scores of a segment lie in one row a query: a column for every summary, then one for every row of
-// a block, of which those past the query are masked. So a row's length, and with it the order of
-// its sums, depends only on the block it lies in. Products are micro-kernels of simd/gemm.
+// the block before and of the own one, of which those past the query are masked. So a row's length,
+// and with it the order of its sums, depends only on the block it lies in. Products are
+// micro-kernels of simd/gemm.
 
 #include <algorithm>
 #include <limits>
@@ -70,51 +71,76 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// Columns of one kv head in the summaries and in the block's rows.
+// What one kv head of a segment sees.
 class Head {
  public:
+  // Rows that every query sees, from `column` of the scores on.
+  struct Part {
+    const float *k, *v;
+    int64_t k_stride, v_stride;
+    int64_t rows, column;
+  };
+
   Head(const LinformerDims& dims, const LinformerSegment& segment,
        const LinformerSummary* summaries, int64_t kv_head)
       : dims_(dims), segment_(segment), summaries_(summaries + segment.summary), h_(kv_head) {}
 
-  int64_t local_rows() const {
-    return segment_.k == nullptr ? 0 : segment_.first + segment_.length;
-  }
-  int64_t columns() const { return dims_.columns(segment_.summaries); }
-  int64_t local_column() const { return segment_.summaries * dims_.rank; }
   int64_t k_stride() const { return dims_.kv_heads * dims_.head_dim; }
   int64_t v_stride() const { return dims_.kv_heads * dims_.value_dim; }
-  const float* k(int64_t summary) const { return summaries_[summary].k + h_ * dims_.head_dim; }
-  const float* v(int64_t summary) const { return summaries_[summary].v + h_ * dims_.value_dim; }
-  const float* local_k() const { return segment_.k + h_ * dims_.head_dim; }
-  const float* local_v() const { return segment_.v + h_ * dims_.value_dim; }
+  bool has_own() const { return segment_.own.k != nullptr; }
+  bool has_before() const { return segment_.before.k != nullptr; }
+  int64_t own_rows() const { return has_own() ? segment_.first + segment_.length : 0; }
+  int64_t own_column() const {
+    return segment_.summaries * dims_.rank + (has_before() ? dims_.block : 0);
+  }
+  int64_t columns() const { return own_column() + dims_.block; }
+
+  /// Summaries, then the block before.
+  int64_t parts() const { return segment_.summaries + (has_before() ? 1 : 0); }
+  Part part(int64_t i) const {
+    if (i < segment_.summaries) {
+      return {.k = summaries_[i].k + h_ * dims_.head_dim,
+              .v = summaries_[i].v + h_ * dims_.value_dim,
+              .k_stride = k_stride(),
+              .v_stride = v_stride(),
+              .rows = dims_.rank,
+              .column = i * dims_.rank};
+    }
+    return rows(segment_.before, dims_.block, i * dims_.rank);
+  }
+  Part own() const { return rows(segment_.own, own_rows(), own_column()); }
 
   // (hd, columns) and (dv, columns): columns along the lanes. Those of rows that are not there yet
   // are zero.
   void turn_keys(float* to) const {
-    const int64_t n = columns();
-    for (int64_t i = 0; i < segment_.summaries; ++i) {
-      simd::transpose(dims_.rank, dims_.head_dim, k(i), k_stride(), to + i * dims_.rank, n);
-    }
-    if (local_rows() == 0) return;
-    simd::transpose(local_rows(), dims_.head_dim, local_k(), segment_.k_stride, to + local_column(),
-                    n);
+    for_each_part([&](const Part& p) {
+      simd::transpose(p.rows, dims_.head_dim, p.k, p.k_stride, to + p.column, columns());
+    });
     clear_columns(dims_.head_dim, to);
   }
   void turn_values(float* to) const {
-    const int64_t n = columns();
-    for (int64_t i = 0; i < segment_.summaries; ++i) {
-      simd::transpose(dims_.rank, dims_.value_dim, v(i), v_stride(), to + i * dims_.rank, n);
-    }
-    if (local_rows() == 0) return;
-    simd::transpose(local_rows(), dims_.value_dim, local_v(), segment_.v_stride,
-                    to + local_column(), n);
+    for_each_part([&](const Part& p) {
+      simd::transpose(p.rows, dims_.value_dim, p.v, p.v_stride, to + p.column, columns());
+    });
     clear_columns(dims_.value_dim, to);
   }
 
  private:
+  Part rows(const LinformerRows& from, int64_t count, int64_t column) const {
+    return {.k = from.k + h_ * dims_.head_dim,
+            .v = from.v + h_ * dims_.value_dim,
+            .k_stride = from.k_stride,
+            .v_stride = from.v_stride,
+            .rows = count,
+            .column = column};
+  }
+  template <class Body>
+  void for_each_part(Body&& body) const {
+    for (int64_t i = 0; i < parts(); ++i) body(part(i));
+    if (has_own()) body(own());
+  }
   void clear_columns(int64_t rows, float* x) const {
-    const int64_t n = columns(), from = local_column() + local_rows();
+    const int64_t n = columns(), from = own_column() + own_rows();
     for (int64_t i = 0; i < rows; ++i) std::fill_n(x + i * n + from, n - from, 0.0f);
   }
 
@@ -138,8 +164,8 @@ void weights(const LinformerDims& dims, const LinformerSegment& s, const Head& h
              q, keys, nullptr, p);
   for (int64_t i = 0; i < s.length; ++i) {
     float* row = p + i * n;
-    if (s.k != nullptr) {
-      const int64_t seen = head.local_column() + s.first + i + 1;
+    if (head.has_own()) {
+      const int64_t seen = head.own_column() + s.first + i + 1;
       std::fill(row + seen, row + n, kMasked);
     }
     reciprocals[i] = 1.0f / HWY_DYNAMIC_DISPATCH(exponentials)(n, dims.scale, row);
@@ -150,30 +176,31 @@ void weights(const LinformerDims& dims, const LinformerSegment& s, const Head& h
 void attend(const LinformerDims& dims, const LinformerSegment& s, const Head& head, const float* p,
             const float* reciprocals, float* y) {
   const int64_t n = head.columns(), dv = dims.value_dim, y_stride = dims.heads * dv;
-  for (int64_t i = 0; i < s.summaries; ++i) {
+  for (int64_t i = 0; i < head.parts(); ++i) {
+    const Head::Part part = head.part(i);
     simd::gemm({.m = s.length,
                 .n = dv,
-                .k = dims.rank,
+                .k = part.rows,
                 .a_row = n,
                 .a_col = 1,
-                .b_row = head.v_stride(),
+                .b_row = part.v_stride,
                 .c_row = y_stride,
                 .start_row = y_stride},
-               p + i * dims.rank, head.v(i), i == 0 ? nullptr : y, y);
+               p + part.column, part.v, i == 0 ? nullptr : y, y);
   }
   for (int64_t i = 0; i < s.length; ++i) {
     float* row = y + i * y_stride;
-    if (s.k != nullptr) {
+    if (head.has_own()) {
       // Row by row, so that not even a NaN of a later token gets in.
+      const Head::Part own = head.own();
       simd::gemm({.m = 1,
                   .n = dv,
                   .k = s.first + i + 1,
                   .a_row = 0,
                   .a_col = 1,
-                  .b_row = s.v_stride,
+                  .b_row = own.v_stride,
                   .c_row = y_stride},
-                 p + i * n + head.local_column(), head.local_v(), s.summaries == 0 ? nullptr : row,
-                 row);
+                 p + i * n + own.column, own.v, head.parts() == 0 ? nullptr : row, row);
     }
     HWY_DYNAMIC_DISPATCH(scale_row)(dv, reciprocals[i], row);
   }
@@ -185,7 +212,7 @@ struct Buffers {
   float* reciprocals;    // (rows)
 
   Buffers(const LinformerDims& dims, bool backward, float* scratch) : keys(scratch) {
-    const int64_t n = dims.columns(dims.summaries_max);
+    const int64_t n = dims.columns_max();
     p = keys + dims.head_dim * n;
     reciprocals = p + kLinformerRows * n;
     values = dp = nullptr;
@@ -209,36 +236,45 @@ void add_product_of_columns(int64_t m, int64_t n, int64_t k, const float* a, int
              a, b, c, c);
 }
 
-// Gradients of one query head h of a segment, given p, normalised, and ds in `b.dp`.
+// Gradients of one query head h of a segment, given p, normalised, and ds in `b.dp`. The gradients
+// of a part's keys and values begin at dk and dv.
+void spread_part(const LinformerDims& dims, const LinformerSegment& s, const Head& head, int64_t h,
+                 const Head::Part& part, const float* q, const LinformerVjp& g, const Buffers& b,
+                 float* dk, float* dv) {
+  const int64_t n = head.columns(), QC = dims.heads * dims.head_dim;
+  float* dq = g.dq + s.row * QC + h * dims.head_dim;
+  simd::gemm({.m = s.length,
+              .n = dims.head_dim,
+              .k = part.rows,
+              .a_row = n,
+              .a_col = 1,
+              .b_row = part.k_stride,
+              .c_row = QC,
+              .start_row = QC},
+             b.dp + part.column, part.k, dq, dq);
+  add_product_of_columns(part.rows, dims.head_dim, s.length, b.dp + part.column, n, q,
+                         dims.q_stride, dk, head.k_stride());
+  add_product_of_columns(part.rows, dims.value_dim, s.length, b.p + part.column, n,
+                         g.dy + s.row * g.dy_stride + h * dims.value_dim, g.dy_stride, dv,
+                         head.v_stride());
+}
+
 void spread(const LinformerDims& dims, const LinformerSegment& s, const Head& head, int64_t kv_head,
             int64_t h, const float* q, const LinformerVjp& g, const Buffers& b) {
-  const int64_t n = head.columns(), hd = dims.head_dim, dv = dims.value_dim;
-  const int64_t KC = head.k_stride(), VC = head.v_stride(), QC = dims.heads * hd;
-  const float* dy = g.dy + s.row * g.dy_stride + h * dv;
-  float* dq = g.dq + s.row * QC + h * hd;
-  const simd::GemmDims to_dq{
-      .m = s.length, .n = hd, .a_row = n, .a_col = 1, .c_row = QC, .start_row = QC};
+  const int64_t KC = head.k_stride(), VC = head.v_stride();
+  const int64_t k0 = kv_head * dims.head_dim, v0 = kv_head * dims.value_dim;
   for (int64_t i = 0; i < s.summaries; ++i) {
-    const int64_t column = i * dims.rank, run = s.summary + i;
-    simd::GemmDims product = to_dq;
-    product.k = dims.rank;
-    product.b_row = KC;
-    simd::gemm(product, b.dp + column, head.k(i), dq, dq);
-    add_product_of_columns(dims.rank, hd, s.length, b.dp + column, n, q, dims.q_stride,
-                           g.dsk + run * dims.rank * KC + kv_head * hd, KC);
-    add_product_of_columns(dims.rank, dv, s.length, b.p + column, n, dy, g.dy_stride,
-                           g.dsv + run * dims.rank * VC + kv_head * dv, VC);
+    const int64_t row = (s.summary + i) * dims.rank;
+    spread_part(dims, s, head, h, head.part(i), q, g, b, g.dsk + row * KC + k0,
+                g.dsv + row * VC + v0);
   }
-  if (s.k == nullptr) return;
-  const int64_t rows = head.local_rows(), column = head.local_column();
-  simd::GemmDims product = to_dq;
-  product.k = rows;
-  product.b_row = s.k_stride;
-  simd::gemm(product, b.dp + column, head.local_k(), dq, dq);
-  add_product_of_columns(rows, hd, s.length, b.dp + column, n, q, dims.q_stride,
-                         g.dk + s.row * KC + kv_head * hd, KC);
-  add_product_of_columns(rows, dv, s.length, b.p + column, n, dy, g.dy_stride,
-                         g.dv + s.row * VC + kv_head * dv, VC);
+  if (!head.has_own()) return;
+  const int64_t row = s.row - s.first;
+  if (head.has_before()) {
+    spread_part(dims, s, head, h, head.part(s.summaries), q, g, b,
+                g.dk + (row - dims.block) * KC + k0, g.dv + (row - dims.block) * VC + v0);
+  }
+  spread_part(dims, s, head, h, head.own(), q, g, b, g.dk + row * KC + k0, g.dv + row * VC + v0);
 }
 
 void backward(const LinformerDims& dims, const LinformerSegment& s,
@@ -270,12 +306,11 @@ void backward(const LinformerDims& dims, const LinformerSegment& s,
 }  // namespace
 
 int64_t linformer_scratch(const LinformerDims& dims) {
-  return (dims.head_dim + kLinformerRows) * dims.columns(dims.summaries_max) + kLinformerRows;
+  return (dims.head_dim + kLinformerRows) * dims.columns_max() + kLinformerRows;
 }
 
 int64_t linformer_vjp_scratch(const LinformerDims& dims) {
-  return linformer_scratch(dims) +
-         (dims.value_dim + kLinformerRows) * dims.columns(dims.summaries_max);
+  return linformer_scratch(dims) + (dims.value_dim + kLinformerRows) * dims.columns_max();
 }
 
 void linformer_attention(ThreadPool& threads, const LinformerDims& dims, int64_t segments,
@@ -310,74 +345,6 @@ void linformer_attention_vjp(ThreadPool& threads, const LinformerDims& dims, int
       const int64_t s = i / dims.kv_heads;
       for (int64_t j = offsets[s]; j < offsets[s + 1]; ++j) {
         backward(dims, segment[j], summaries, i % dims.kv_heads, q, vjp, b);
-      }
-    }
-  });
-}
-
-namespace {
-
-// Calls body(run, first column, columns) over blocks of columns of all runs.
-template <class Body>
-void for_each_column_block(ThreadPool& threads, const LinformerSummaryDims& dims, Body&& body) {
-  constexpr int64_t kColumns = 128;
-  const int64_t blocks = (dims.channels + kColumns - 1) / kColumns;
-  threads.parallel_for(dims.runs * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t c = i % blocks * kColumns;
-      body(i / blocks, c, std::min(kColumns, dims.channels - c));
-    }
-  });
-}
-
-}  // namespace
-
-void linformer_summaries(ThreadPool& threads, const LinformerSummaryDims& dims,
-                         const LinformerRun* runs, const float* e) {
-  for_each_column_block(threads, dims, [&](int64_t i, int64_t c, int64_t columns) {
-    simd::gemm({.m = dims.rank,
-                .n = columns,
-                .k = runs[i].rows,
-                .a_row = 1,
-                .a_col = dims.rank,
-                .b_row = runs[i].stride,
-                .c_row = dims.channels},
-               e, runs[i].x + c, nullptr, runs[i].s + c);
-  });
-}
-
-void linformer_summaries_vjp(ThreadPool& threads, const LinformerSummaryDims& dims,
-                             const LinformerRun* runs, const int64_t* dx_rows, const float* e,
-                             const float* ds, float* ds_turned, float* dx, float* de) {
-  const int64_t C = dims.channels, rank = dims.rank;
-  for_each_column_block(threads, dims, [&](int64_t i, int64_t c, int64_t columns) {
-    const float* from = ds + i * rank * C + c;
-    simd::gemm({.m = runs[i].rows,
-                .n = columns,
-                .k = rank,
-                .a_row = rank,
-                .a_col = 1,
-                .b_row = C,
-                .c_row = C},
-               e, from, nullptr, dx + dx_rows[i] * C + c);
-    simd::transpose(rank, columns, from, C, ds_turned + (i * C + c) * rank, rank);
-  });
-  constexpr int64_t kRows = 14;
-  threads.parallel_for((dims.e_rows + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin * kRows; r < std::min(end * kRows, dims.e_rows); r += kRows) {
-      const int64_t count = std::min(kRows, dims.e_rows - r);
-      std::fill_n(de + r * rank, count * rank, 0.0f);
-      for (int64_t i = 0; i < dims.runs; ++i) {
-        simd::gemm({.m = std::clamp<int64_t>(runs[i].rows - r, 0, count),
-                    .n = rank,
-                    .k = C,
-                    .a_row = runs[i].stride,
-                    .a_col = 1,
-                    .b_row = rank,
-                    .c_row = rank,
-                    .start_row = rank},
-                   runs[i].x + r * runs[i].stride, ds_turned + i * rank * C, de + r * rank,
-                   de + r * rank);
       }
     }
   });

@@ -26,12 +26,17 @@ struct LinformerSummary {
   const float *k, *v;
 };
 
-/// Query rows that see the same summaries, and of their own block the rows up to themselves. The
-/// first query is row `first` of the block, whose row 0 is at k and v (null: no rows are seen).
-struct LinformerSegment {
-  int64_t row, length, first;
+/// Rows of one block; `k` is null where there are none.
+struct LinformerRows {
   const float *k, *v;
   int64_t k_stride, v_stride;
+};
+
+/// Query rows that see the same summaries, the block before theirs, and of their own the rows up to
+/// themselves. The first query is row `first` of its block, whose row 0 is at `own`.
+struct LinformerSegment {
+  int64_t row, length, first;
+  LinformerRows own, before;
   int64_t summary, summaries;  // the first one in the table, and how many
 };
 
@@ -42,8 +47,8 @@ struct LinformerDims {
   int64_t summaries_max;  // of one segment
 
   int64_t group() const { return heads / kv_heads; }
-  /// Columns of scores: those of all summaries, and of a whole block, whatever is there of it.
-  int64_t columns(int64_t summaries) const { return summaries * rank + block; }
+  /// Columns of scores at most.
+  int64_t columns_max() const { return summaries_max * rank + 2 * block; }
 };
 
 struct LinformerVjp {

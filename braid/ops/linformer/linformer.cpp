@@ -113,6 +113,13 @@ struct Plan {
   std::vector<LinformerSummary> summaries;
 };
 
+LinformerRows rows_from(const Tensor& k, const Tensor& v, int64_t row) {
+  return {.k = k.f32() + row * k.row_stride(),
+          .v = v.f32() + row * v.row_stride(),
+          .k_stride = k.row_stride(),
+          .v_stride = v.row_stride()};
+}
+
 // Whole sequences: blocks, or pieces of rows that all see one summary.
 Plan plan_whole(const LinformerDims& dims, const SequenceBatch& batch, const Tensor& k,
                 const Tensor& v, const Tensor& sk, const Tensor& sv) {
@@ -122,15 +129,12 @@ Plan plan_whole(const LinformerDims& dims, const SequenceBatch& batch, const Ten
     const int64_t first = batch.offsets[static_cast<size_t>(s)], T = batch.length(s);
     const auto summary = static_cast<int64_t>(plan.summaries.size());
     for (int64_t t = 0; t < T; t += step) {
-      LinformerSegment segment{.row = first + t,
-                               .length = std::min(step, T - t),
-                               .summary = summary,
-                               .summaries = dims.block == 0 ? 1 : t / step};
+      LinformerSegment segment{
+          .row = first + t, .length = std::min(step, T - t), .summary = summary, .summaries = 1};
       if (dims.block > 0) {
-        segment.k = k.f32() + segment.row * k.row_stride();
-        segment.v = v.f32() + segment.row * v.row_stride();
-        segment.k_stride = k.row_stride();
-        segment.v_stride = v.row_stride();
+        segment.own = rows_from(k, v, segment.row);
+        if (t > 0) segment.before = rows_from(k, v, segment.row - step);
+        segment.summaries = std::max<int64_t>(0, t / step - 1);
       }
       plan.segments.push_back(segment);
     }
@@ -251,7 +255,7 @@ Tensor linformer_attention(Context& ctx, const Tensor& q, const Tensor& k, const
         batch.sequences());
   for (size_t s = 0; s < states.size(); ++s) {
     const int64_t end = batch.starts[s] + batch.length(static_cast<int64_t>(s));
-    check(batch.starts[s] >= 0 && states[s].block != nullptr &&
+    check(batch.starts[s] >= 0 && states[s].blocks != nullptr &&
               states[s].summaries.count * kPageTokens >= end,
           "linformer: the state of sequence {} holds {} tokens, want {}", s,
           states[s].summaries.count * kPageTokens, end);

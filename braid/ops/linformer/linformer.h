@@ -31,25 +31,27 @@ Tensor linformer_summaries(Context& ctx, const Tensor& x, const Tensor& e,
 /// y_i = sum_j p_ij v_j / sum_j p_ij,  p_ij = exp(q_i . k_j / sqrt(hd)), over
 ///
 ///   block 0   the summaries of the whole sequence: every token sees every other
-///   else      the summaries of all blocks before that of i, and the tokens of its own up to i
+///   else      the tokens of the block of i up to i, those of the block before it, and the
+///             summaries of all earlier blocks
 ///
 ///   q (N, H hd), k (N, Hkv hd), v (N, Hkv dv), float32, rows may be strided; k and v are absent
 ///   where block is 0. sk (runs rank, Hkv hd), sv (runs rank, Hkv dv) as linformer_summaries makes
 ///   them. y (N, H dv) new and dense.
 ///
-/// Each sequence is whole. A token costs H (hd + dv) (rank t / block + block) multiply-adds. Its
-/// bits depend on neither batch nor threads, nor, in blocks, on any later token.
-/// vjp: all inputs; weights p are computed again.
-/// Source: Wang et al., arXiv:2006.04768 (block 0); the causal form is our own.
+/// Each sequence is whole. A token costs H (hd + dv) (rank t / block + 3 block / 2) multiply-adds.
+/// Its bits depend on neither batch nor threads, nor, in blocks, on any later token. vjp: all
+/// inputs; weights p are computed again. Source: Wang et al., arXiv:2006.04768 (block 0); the
+/// causal form is our own.
 Tensor linformer_attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                            const Tensor& sk, const Tensor& sv, const SequenceBatch& batch,
                            const LinformerOptions& options);
 
-/// What one sequence keeps between calls: keys (block, Hkv hd) and then values (block, Hkv dv) of
-/// the block being read, and pages that hold `linformer_page_floats` a token: the summaries of
-/// complete blocks.
+/// What one sequence keeps between calls: `blocks`, keys (2, block, Hkv hd) and then values
+/// (2, block, Hkv dv), of which block b of the sequence is number b % 2: that being read and the
+/// one before it; and pages that hold `linformer_page_floats` a token: the summaries of complete
+/// blocks.
 struct LinformerState {
-  float* block = nullptr;
+  float* blocks = nullptr;
   PageTable summaries;
 };
 int64_t linformer_page_floats(const LinformerOptions& options, int64_t kv_width);

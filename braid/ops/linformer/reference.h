@@ -53,7 +53,7 @@ std::vector<T> linformer_attention(int64_t tokens, const Linformer& o, const std
         scores.push_back(score / std::sqrt(static_cast<double>(o.head_dim)));
         rows.push_back(&vals[static_cast<size_t>((j * o.kv_heads + g) * o.value_dim)]);
       };
-      const int64_t runs = o.block == 0 ? 1 : i / o.block;
+      const int64_t runs = o.block == 0 ? 1 : std::max<int64_t>(0, i / o.block - 1);
       for (int64_t j = 0; j < runs * o.rank; ++j) see(sk, sv, j);
       for (int64_t j = runs * o.block; o.block > 0 && j <= i; ++j) see(k, v, j);
       double most = -INFINITY;

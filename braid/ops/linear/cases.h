@@ -11,10 +11,10 @@ struct LinearCase {
 
 /// Tails of rows, panels and pairs.
 inline constexpr std::array kLinearOdd = {
-    LinearCase{1, 1, 1},      LinearCase{2, 31, 2},    LinearCase{13, 33, 63},
-    LinearCase{14, 100, 65},  LinearCase{15, 33, 768}, LinearCase{63, 31, 65},
-    LinearCase{65, 100, 768}, LinearCase{1, 100, 768}, LinearCase{16, 1, 63},
-    LinearCase{0, 5, 3},      LinearCase{29, 40, 2100}};
+    LinearCase{1, 1, 1},      LinearCase{2, 31, 2},     LinearCase{13, 33, 63},
+    LinearCase{14, 100, 65},  LinearCase{15, 33, 768},  LinearCase{63, 31, 65},
+    LinearCase{65, 100, 768}, LinearCase{1, 100, 768},  LinearCase{16, 1, 63},
+    LinearCase{0, 5, 3},      LinearCase{29, 40, 2100}, LinearCase{43, 257, 65}};
 
 /// The projections of two published models, as prefill sees them.
 inline constexpr std::array kLinearModel = {

@@ -22,6 +22,9 @@ namespace {
 
 constexpr int64_t kMaxWidth = kShortConvMaxWidth;
 constexpr int64_t kBlock = 128;  // channels to a task
+// All channels of this many tokens are done before the next ones: every row lies on pages of its
+// own, and those of one wave fit the table of translations.
+constexpr int64_t kWave = 256;
 
 // The inputs of one sequence as a run of rows that begins W - 1 before its first token.
 struct Window {
@@ -102,13 +105,15 @@ HWY_INLINE V convolve(const Access& access, const Weights& weights, const float*
   return sum;
 }
 
-// Channels [c0, c0 + count) of sequence s.
-void forward(const Forward& a, int64_t s, int64_t c0, int64_t count, const float* h0, float* ht) {
+// Channels [c0, c0 + count) of one wave of sequence s.
+void forward(const Forward& a, int64_t s, int64_t wave, int64_t c0, int64_t count, const float* h0,
+             float* ht) {
   const ShortConvDims& dims = a.dims;
   const int64_t length = dims.offsets[s + 1] - dims.offsets[s], before = dims.width - 1;
   const Weights weights(dims, a.w, a.bias, c0, count);
   const Window window = window_of(dims, a.x, s, h0);
-  for (int64_t t = 0; t < length; ++t) {
+  const int64_t end = std::min(length, wave + kWave);
+  for (int64_t t = wave; t < end; ++t) {
     const float* rows[kMaxWidth];
     for (int64_t k = 0; k <= before; ++k) rows[k] = window.row(t - before + k);
     float* y = a.y + (dims.offsets[s] + t) * dims.y_stride + c0;
@@ -117,7 +122,7 @@ void forward(const Forward& a, int64_t s, int64_t c0, int64_t count, const float
       access.store(dims.silu ? sv::silu(sum) : sum, y + i);
     });
   }
-  if (ht == nullptr) return;
+  if (ht == nullptr || end < length) return;
   // Oldest first: in place, row j is written before only rows > j are read.
   for (int64_t j = 0; j < before; ++j) {
     const float* from = window.row(length - before + j);
@@ -225,14 +230,22 @@ void short_conv(ThreadPool& threads, const ShortConvDims& dims, const float* x, 
   const Forward a{dims, x, w, bias, y};
   const int64_t blocks = (dims.channels + kBlock - 1) / kBlock;
   const int64_t rows = 1 + dims.tokens / std::max<int64_t>(1, dims.sequences);
-  threads.parallel_for(blocks * dims.sequences, std::max<int64_t>(1, 64 / rows),
-                       [&](int64_t begin, int64_t end) {
-                         for (int64_t i = begin; i < end; ++i) {
-                           const int64_t s = i / blocks, c0 = i % blocks * kBlock;
-                           HWY_DYNAMIC_DISPATCH(forward)
-                           (a, s, c0, std::min(kBlock, dims.channels - c0), h0[s], ht[s]);
-                         }
-                       });
+  int64_t longest = 1;
+  for (int64_t s = 0; s < dims.sequences; ++s) {
+    longest = std::max(longest, dims.offsets[s + 1] - dims.offsets[s]);
+  }
+  for (int64_t wave = 0; wave < longest; wave += kWave) {
+    threads.parallel_for(blocks * dims.sequences, std::max<int64_t>(1, 64 / rows),
+                         [&](int64_t begin, int64_t end) {
+                           for (int64_t i = begin; i < end; ++i) {
+                             const int64_t s = i / blocks, c0 = i % blocks * kBlock;
+                             if (wave > 0 && wave >= dims.offsets[s + 1] - dims.offsets[s])
+                               continue;
+                             HWY_DYNAMIC_DISPATCH(forward)
+                             (a, s, wave, c0, std::min(kBlock, dims.channels - c0), h0[s], ht[s]);
+                           }
+                         });
+  }
 }
 
 void short_conv_vjp(ThreadPool& threads, const ShortConvVjpDims& dims, const float* x,

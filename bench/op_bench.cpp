@@ -35,6 +35,7 @@ constexpr OpBench kOps[] = {
     {"linear_attention", &linear_attention_cases},
     {"linformer", &linformer_cases},
     {"long_conv", &long_conv_cases},
+    {"lrpe", &lrpe_cases},
     {"rms_norm", &rms_norm_cases},
     {"rope", &rope_cases},
     {"scale_columns", &scale_columns_cases},

@@ -40,6 +40,7 @@ void wkv7_output_cases(Context& ctx, const Emit& emit);
 void adamw_cases(Context& ctx, const Emit& emit);
 void cross_entropy_cases(Context& ctx, const Emit& emit);
 void embedding_cases(Context& ctx, const Emit& emit);
+void lrpe_cases(Context& ctx, const Emit& emit);
 void rope_cases(Context& ctx, const Emit& emit);
 void view_cases(Context& ctx, const Emit& emit);
 

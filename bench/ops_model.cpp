@@ -15,6 +15,9 @@
 #include "braid/ops/embedding/cases.h"
 #include "braid/ops/embedding/embedding.h"
 #include "braid/ops/embedding/reference.h"
+#include "braid/ops/lrpe/cases.h"
+#include "braid/ops/lrpe/lrpe.h"
+#include "braid/ops/lrpe/reference.h"
 #include "braid/ops/rope/cases.h"
 #include "braid/ops/rope/reference.h"
 #include "braid/ops/rope/rope.h"
@@ -113,6 +116,26 @@ void embedding_cases(Context& ctx, const Emit& emit) {
               },
           .bytes = bytes_of({2 * shape.rows * shape.width}),
           .differentiable = false});
+  }
+}
+
+void lrpe_cases(Context&, const Emit& emit) {
+  for (const auto& [tokens, heads, dim] : cases::kLrpeBench) {
+    const int64_t n = tokens * heads * dim, checked = std::min(kCheckedRows, tokens);
+    const Inputs inputs = {random({tokens, heads * dim}, 1), random({heads, dim}, 2)};
+    emit({.size = fmt::format("{} tokens, {} heads of {}", tokens, heads, dim),
+          .inputs = inputs,
+          .run = [batch = SequenceBatch::single(tokens)](
+                     Context& c, const Inputs& in) { return lrpe(c, in[0], in[1], batch); },
+          .reference =
+              [inputs, checked, dim = dim] {
+                std::vector<int64_t> positions;
+                for (int64_t t = 0; t < checked; ++t) positions.push_back(t);
+                return reference::lrpe(rows(inputs[0], 0, checked), all(inputs[1]), positions,
+                                       static_cast<size_t>(dim));
+              },
+          .bytes = bytes_of({3 * n}),
+          .flops = 5.0 * static_cast<double>(n)});
   }
 }
 

@@ -205,6 +205,48 @@ TEST(Lightning, DecaysByHeadAndLayer) {
   }
 }
 
+// The variant of MiniMax-01, whose decay is given, with learned positions as well.
+TEST(Lightning, GatesWeighsAndTurnsAsAsked) {
+  const Tensor x = randn({kTokens, kWidth}, 14);
+  Layer layer("lightning",
+              {{"heads", "4"},
+               {"lrpe", "1"},
+               {"value_silu", "1"},
+               {"gate", "sigmoid"},
+               {"norm_weight", "1"},
+               {"slopes", "geometric"},
+               {"decay", "0.5"}},
+              {.width = kWidth});
+  const Matrix qkvu = layer.times(values(x), "qkvu_proj.weight", kWidth);
+  Matrix part[4];
+  for (size_t i = 0; i < qkvu.size(); ++i) part[i / kWidth % 4].push_back(qkvu[i]);
+  const Matrix& theta = layer.weights.at("lrpe.theta");
+  const auto turned = [&](const Matrix& in) {
+    Matrix out(2 * in.size());
+    for (size_t i = 0; i < in.size(); ++i) {
+      const double angle = theta[i % kWidth] * static_cast<double>(i / kWidth);
+      out[i / 8 * 16 + i % 8] = silu(in[i]) * std::cos(angle);
+      out[i / 8 * 16 + 8 + i % 8] = silu(in[i]) * std::sin(angle);
+    }
+    return out;
+  };
+  Matrix n;
+  Matrix o = attend(
+      turned(part[0]), turned(part[1]), mapped(part[2], &silu), 4, 16,
+      [](size_t h, size_t t, size_t j) {
+        return std::exp(-0.5 * std::pow(2.0, -2.0 * static_cast<double>(h + 1)) *
+                        static_cast<double>(t - j));
+      },
+      &n);
+  for (size_t t = 0; t < o.size(); t += kWidth) {
+    double square = 0;
+    for (size_t i = t; i < t + kWidth; ++i) square += o[i] * o[i];
+    const double r = 1 / std::sqrt(square / kWidth + static_cast<double>(1e-6f));
+    for (size_t i = t; i < t + kWidth; ++i) o[i] *= r / (1 + std::exp(-part[3][i]));
+  }
+  expect_close(layer.forward(x), layer.times(o, "out_proj.weight", kWidth), 4 * kTolerance, "y");
+}
+
 TEST(Lightning, SlopesAreThoseOfAlibi) {
   const auto expect = [](int64_t heads, const std::vector<double>& exponents) {
     const auto slopes = alibi_slopes(heads);

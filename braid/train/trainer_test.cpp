@@ -90,6 +90,31 @@ TEST(Trainer, RecomputingChangesNothing) {
   EXPECT_EQ(gradients(a, *plain), gradients(b, *again));
 }
 
+// The head leaves out the rows that are not predicted; loss and gradients are those of all rows.
+TEST(Trainer, OnlyPredictedRowsReachTheHead) {
+  Context ctx({.threads = 2, .poison = true});
+  const auto stack = test::make_stack(ctx, test::kHybrid);
+  TrainingBatch batch = random_batch({17, 30, 1}, 7);
+  for (size_t i = 0; i < batch.targets.size(); ++i) {
+    if (i % 5 != 3) batch.targets[i] = -1;
+  }
+  Optimizer all(ctx, *stack, {}), few(ctx, *stack, {});
+  const double want = loss_and_gradients(ctx, *stack, all, batch);
+  Tape tape(few.sinks());
+  Context taped = ctx.with_tape(&tape);
+  const CrossEntropyResult scores = predict(taped, *stack, batch);
+  EXPECT_EQ(scores.token_losses.count(), 9);
+  EXPECT_EQ(scores.counted, 9);
+  const auto n = static_cast<float>(batch.tokens.size());
+  tape.backward(ctx, {scores.loss}, {host_tensor<float>({n}, scores.loss.shape())});
+  EXPECT_NEAR(scores.loss.f32()[0] * n, want, test::tolerance(DType::kF32, 64) * want);
+  const auto got = gradients(few, *stack), expected = gradients(all, *stack);
+  for (size_t i = 0; i < got.size(); ++i) {
+    test::expect_close(got[i], expected[i], test::tolerance(DType::kF32, 65),
+                       stack->parameters()[i].name.c_str());
+  }
+}
+
 TEST(Trainer, DecaysMatricesOnly) {
   Context ctx({.threads = 1});
   const auto stack = test::make_stack(ctx, test::kHybrid);

@@ -1,9 +1,13 @@
 #include "braid/ops/rope/rope.h"
 
+#include <algorithm>
+#include <limits>
+#include <optional>
 #include <span>
 
 #include "braid/core/kernel.h"
 #include "braid/ops/rope/kernels.h"
+#include "braid/ops/view/view.h"
 
 namespace braid {
 
@@ -12,6 +16,22 @@ using RopeKernel = Kernel<&cpu::rope>;
 
 namespace {
 
+struct PositionRange {
+  int64_t start, length;
+};
+
+// Where every token of the batch lies, if that is at most half as many positions as there are
+// tokens: then computing each once and copying it is cheaper.
+std::optional<PositionRange> common_positions(const SequenceBatch& batch) {
+  int64_t start = std::numeric_limits<int64_t>::max(), end = 0;
+  for (int64_t s = 0; s < batch.sequences(); ++s) {
+    start = std::min(start, batch.starts[static_cast<size_t>(s)]);
+    end = std::max(end, batch.starts[static_cast<size_t>(s)] + batch.length(s));
+  }
+  if (end <= start || end - start > batch.tokens() / 2) return std::nullopt;
+  return PositionRange{start, end - start};
+}
+
 // One table for all sequences, or one for each.
 RopeAngles make_angles(Context& ctx, std::span<const RopeTable> tables,
                        const SequenceBatch& batch) {
@@ -19,6 +39,19 @@ RopeAngles make_angles(Context& ctx, std::span<const RopeTable> tables,
   const auto pairs = static_cast<int64_t>(tables[0].inv_freq.size());
   RopeAngles angles{.interleaved = tables[0].interleaved};
   if (pairs == 0) return angles;
+  if (const auto range = common_positions(batch); range && tables.size() == 1) {
+    const RopeAngles once =
+        make_angles(ctx, tables, SequenceBatch::single(range->length, range->start));
+    std::vector<int64_t> rows;
+    rows.reserve(static_cast<size_t>(n));
+    for (int64_t s = 0; s < batch.sequences(); ++s) {
+      const int64_t first = batch.starts[static_cast<size_t>(s)] - range->start;
+      for (int64_t i = 0; i < batch.length(s); ++i) rows.push_back(first + i);
+    }
+    angles.cos = gather_rows(ctx, once.cos, rows);
+    angles.sin = gather_rows(ctx, once.sin, rows);
+    return angles;
+  }
   std::vector<int64_t> position, table_of;
   position.reserve(static_cast<size_t>(n));
   table_of.reserve(static_cast<size_t>(n));

@@ -198,6 +198,26 @@ TEST(RopeTable, ScaleFollowsEachSequenceUnlessDeclared) {
   EXPECT_FALSE(test::same_bits(declared.sin.slice_rows(0, 3), own.sin.slice_rows(0, 3)));
 }
 
+// Positions that sequences share are computed once.
+TEST(RopeTable, PackedSequencesHaveTheAnglesTheyHaveAlone) {
+  Context ctx({.threads = 1, .poison = true});
+  const RopeTable table = make_rope_table({.rotary_dim = 8}, 0);
+  for (const int64_t last_start : {7, 1000}) {  // shared or too far apart
+    SequenceBatch batch;
+    const std::vector<std::pair<int64_t, int64_t>> sequences = {
+        {5, 3}, {5, 4}, {2, 3}, {6, 3}, {1, last_start}};
+    for (const auto& [length, start] : sequences) batch.add(length, start);
+    const RopeAngles packed = rope_angles(ctx, table, batch);
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const auto& [length, start] = sequences[s];
+      const RopeAngles alone = rope_angles(ctx, table, SequenceBatch::single(length, start));
+      const int64_t begin = batch.offsets[s], end = batch.offsets[s + 1];
+      EXPECT_TRUE(test::same_bits(packed.cos.slice_rows(begin, end), alone.cos)) << s;
+      EXPECT_TRUE(test::same_bits(packed.sin.slice_rows(begin, end), alone.sin)) << s;
+    }
+  }
+}
+
 TEST(RopeTable, RefusesTheImpossible) {
   EXPECT_THROW(make_rope_table({.rotary_dim = 3}, 0), Error);
   EXPECT_THROW(make_rope_table({.kind = RopeKind::kYarn, .rotary_dim = 4}, 0), Error);

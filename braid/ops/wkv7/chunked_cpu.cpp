@@ -22,7 +22,7 @@ constexpr int64_t kQ = kWkv7Chunk;
 // The factors of one cell's decays, rows P wide: of its tokens, relative to its middle, and of its
 // beginning and its end.
 struct CellDecays {
-  float *read, *before, *write;  // (Q, P): e^(l-m), e^(p-m), e^(m-l)
+  float *read, *before, *write;  // (Q, P): e^(l-m), e^(p-m), e^(m-l); `before` is a row behind
   float *begin, *end;            // (P): e^m, e^(L-m)
 };
 
@@ -48,9 +48,9 @@ void cell_decays(int64_t n, int64_t P, int64_t stride, const float* log_decay,
       total = hn::Add(total, at.load(log_decay + i * stride + j));
     }
     V sum = hn::Zero(d);
+    at.store(sv::exp(hn::Neg(middle)), out.before + j);
     for (int64_t i = 0; i < n; ++i) {
       const size_t to = static_cast<size_t>(i * P) + j;
-      at.store(sv::exp(hn::Sub(sum, middle)), out.before + to);
       sum = hn::Add(sum, at.load(log_decay + i * stride + j));
       at.store(sv::exp(hn::Sub(sum, middle)), out.read + to);
       at.store(sv::exp(hn::Sub(middle, sum)), out.write + to);
@@ -185,7 +185,11 @@ struct Scratch {
 
   Scratch(float* memory, int64_t head_dim) : base(memory), P(head_dim) {
     const int64_t rows = 2 * kQ * P;
-    decays = {take(kQ * P), take(kQ * P), take(kQ * P), take(P), take(P)};
+    decays.before = take(P);
+    decays.read = take(kQ * P);
+    decays.write = take(kQ * P);
+    decays.begin = take(P);
+    decays.end = take(P);
     x = take(rows);
     z = take(rows);
     zt = take(rows);

@@ -63,7 +63,7 @@ Checkpoint Checkpoint::open(const std::filesystem::path& dir,
 bool Checkpoint::contains(std::string_view name) const {
   const std::vector<WeightPart> parts = names_->parts(name);
   return !parts.empty() && std::ranges::all_of(parts, [&](const WeightPart& part) {
-    return file_.contains(part.name);
+    return file_.contains(part.name) || (!part.fused.empty() && file_.contains(part.fused));
   });
 }
 
@@ -113,18 +113,30 @@ std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& want
   std::vector<Tensor> tensors;
   int64_t rows = 0;
   for (const WeightPart& part : parts) {
-    check(file_.contains(part.name), ErrorKind::kFormat, "{}: has no tensor {}, want {} of {}",
-          file_.path().string(), quote(part.name), to_string(wanted), name);
-    const SafetensorsEntry& entry = file_.entry(part.name);
+    const bool fused =
+        !file_.contains(part.name) && !part.fused.empty() && file_.contains(part.fused);
+    check(fused || file_.contains(part.name), ErrorKind::kFormat,
+          "{}: has no tensor {}, want {} of {}", file_.path().string(), quote(part.name),
+          to_string(wanted), name);
+    const std::string& stored = fused ? part.fused : part.name;
+    const SafetensorsEntry& entry = file_.entry(stored);
     Shape shape = wanted;  // what this part should have, in the file's rank
     if (parts.size() > 1) shape.set(0, part.rows > 0 ? part.rows : entry.shape[0]);
     const bool floating =
         entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
     check(floating, ErrorKind::kFormat, "{}: tensor {} is {}, want f32, bf16 or f16",
-          file_.path().string(), quote(part.name), to_string(entry.dtype));
-    tensors.push_back(part_of(file_, part, shape));
+          file_.path().string(), quote(stored), to_string(entry.dtype));
+    if (fused) {
+      const Tensor all = file_.tensor(stored);
+      check(all.rank() == 2 && part.fused_row < all.rows() && all.dim(1) == shape[0],
+            ErrorKind::kFormat, "{}: tensor {} has shape {}, want (N, {}), N > {}",
+            file_.path().string(), quote(stored), to_string(all.shape()), shape[0], part.fused_row);
+      tensors.push_back(all.slice_rows(part.fused_row, part.fused_row + 1).reshape(shape));
+    } else {
+      tensors.push_back(part_of(file_, part, shape));
+    }
     rows += shape.rank() == 0 ? 1 : shape[0];
-    names_->used.insert(part.name);
+    names_->used.insert(stored);
   }
   check(wanted.rank() == 0 || rows == wanted[0], ErrorKind::kFormat,
         "{}: the tensors of {} have {} rows, want {}", file_.path().string(), name, rows,

@@ -136,6 +136,35 @@ TEST(Rwkv7, RefusesTensorsThatDoNotFit) {
                  "tensor \"blocks.1.att.z\" of shape (64) is not part of a rwkv_lm model");
 }
 
+TEST(Rwkv7, OlderFilesHoldTheSixShiftsInOneTensor) {
+  const TemporaryFolder folder;
+  const auto file = SafetensorsFile::open(golden("rwkv7_fla"));
+  std::vector<NamedTensor> tensors;
+  for (const std::string& name : file.names()) {
+    if (name.find(".attn.x_") == std::string::npos) tensors.emplace_back(name, file.tensor(name));
+  }
+  for (int layer = 0; layer < 3; ++layer) {
+    std::vector<float> all;
+    for (const char c : std::string("rwkvag")) {
+      const Tensor one = file.tensor(fmt::format("model.layers.{}.attn.x_{}", layer, c));
+      all.insert(all.end(), one.f32(), one.f32() + one.count());
+    }
+    tensors.emplace_back(fmt::format("model.layers.{}.attn.x_x", layer),
+                         host_tensor(std::move(all), {6, 64}));
+  }
+  save_safetensors(folder / "model.safetensors", tensors);
+  fs::copy_file(golden("rwkv7_fla") / "config.json", folder / "config.json");
+  const Checkpoint older = Checkpoint::open(folder.path());
+  const Checkpoint newer = Checkpoint::open(golden("rwkv7_fla"));
+  for (const char c : std::string("rwkvag")) {
+    const std::string name = fmt::format("sublayers.2.rwkv7.x_{}", c);
+    EXPECT_TRUE(older.contains(name));
+    EXPECT_TRUE(test::same_bits(older.sources(name, {64})[0], newer.sources(name, {64})[0])) << c;
+  }
+  Context ctx({.threads = 1});
+  Stack(older.config()).load(ctx, older);  // nothing is missing, nothing left over
+}
+
 // The configuration of flash-linear-attention with `patch` merged into it.
 ModelConfig patched(const char* patch) {
   nlohmann::json root =

@@ -16,6 +16,8 @@ namespace {
 struct TrainFlags {
   std::string config, stack, out, dtype = "bf16", compute = "f32";
   int64_t width = 0;
+  std::string norm = "rms";
+  bool embedding_norm = false;
   bool tied = true, resume = false, recompute = false;
   uint64_t seed = 0;
   int keep = 2;
@@ -42,6 +44,8 @@ std::unique_ptr<Stack> build_stack(const TrainFlags& flags, const TrainData& dat
     ModelConfig config;
     config.width = flags.width;
     config.sublayers = parse_stack(flags.stack);
+    config.norm = flags.norm == "layer" ? NormKind::kLayer : NormKind::kRms;
+    config.embedding_norm = flags.embedding_norm;
     config.tied = flags.tied;
     config.dtype = parse_dtype(flags.dtype);
     data.configure(config);
@@ -139,6 +143,11 @@ void add_model_options(CLI::App& command, TrainFlags& flags) {
                      "JSON object of long option names; the command line wins");
   command.add_option("--stack", flags.stack, "the sublayers, e.g. \"(swa:256 swiglu)x4\"");
   command.add_option("--width", flags.width, "of the residual stream")->check(CLI::PositiveNumber);
+  command.add_option("--norm", flags.norm, "in front of every sublayer and of the head")
+      ->check(CLI::IsMember({"rms", "layer"}))
+      ->capture_default_str();
+  command.add_flag("--embedding-norm", flags.embedding_norm,
+                   "normalise the embedding too, as RWKV does");
   command.add_option("--tokenizer", flags.data.tokenizer,
                      "tokenizer.json, or bytes (any: they need not be UTF-8)");
   command.add_flag("--tied,!--untied", flags.tied, "the head is the embedding (default)");

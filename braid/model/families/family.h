@@ -18,7 +18,9 @@ namespace braid {
 /// One tensor of a checkpoint that becomes (some rows of) a parameter.
 struct WeightPart {
   std::string name;
-  int64_t rows = 0;         // how many the family expects; 0: those the parameter leaves
+  int64_t rows = 0;        // how many the family expects; 0: those the parameter leaves
+  std::string fused = {};  // where there is no `name`: the tensor of whose rows it is `fused_row`
+  int64_t fused_row = 0;
   bool squeeze = false;     // (C, 1, W) in the file, (C, W) here
   bool flat = false;        // extents of 1 do not count: (1, 1, C) or (C) in the file, (C) here
   bool transposed = false;  // (K, N) in the file, (N, K) here

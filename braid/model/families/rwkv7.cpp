@@ -79,10 +79,15 @@ WeightMap weights(const ModelConfig& config, const Frame& frame, bool rwkv_lm) {
     const auto add = [&](std::span<const Name> names, bool flat, bool transposed) {
       for (const Name& name : names) {
         if (name.native.starts_with("rwkv7_cmix.") != (i % 2 == 1)) continue;
-        map[native + std::string(name.native)] = {
-            {.name = file + std::string(rwkv_lm ? name.rwkv_lm : name.fla),
-             .flat = flat,
-             .transposed = transposed}};
+        WeightPart part{.name = file + std::string(rwkv_lm ? name.rwkv_lm : name.fla),
+                        .flat = flat,
+                        .transposed = transposed};
+        // Older files of flash-linear-attention hold the six in one, in the order of the table.
+        if (!rwkv_lm && name.native.starts_with("rwkv7.x_")) {
+          part.fused = file + "attn.x_x";
+          part.fused_row = &name - names.data();
+        }
+        map[native + std::string(name.native)] = {std::move(part)};
       }
     };
     add(kVectors, true, false);

@@ -205,8 +205,12 @@ TEST(Lightning, DecaysByHeadAndLayer) {
   }
 }
 
-// The variant of MiniMax-01, whose decay is given, with learned positions as well.
-TEST(Lightning, GatesWeighsAndTurnsAsAsked) {
+// The variant of MiniMax-01, whose decay is given, with learned positions as well. Without a decay
+// it is linear attention.
+class LightningVariant : public ::testing::TestWithParam<double> {};
+INSTANTIATE_TEST_SUITE_P(Decays, LightningVariant, ::testing::Values(0.0, 0.5));
+
+TEST_P(LightningVariant, GatesWeighsAndTurnsAsAsked) {
   const Tensor x = randn({kTokens, kWidth}, 14);
   Layer layer("lightning",
               {{"heads", "4"},
@@ -215,7 +219,7 @@ TEST(Lightning, GatesWeighsAndTurnsAsAsked) {
                {"gate", "sigmoid"},
                {"norm_weight", "1"},
                {"slopes", "geometric"},
-               {"decay", "0.5"}},
+               {"decay", format_number(GetParam())}},
               {.width = kWidth});
   const Matrix qkvu = layer.times(values(x), "qkvu_proj.weight", kWidth);
   Matrix part[4];
@@ -234,7 +238,7 @@ TEST(Lightning, GatesWeighsAndTurnsAsAsked) {
   Matrix o = attend(
       turned(part[0]), turned(part[1]), mapped(part[2], &silu), 4, 16,
       [](size_t h, size_t t, size_t j) {
-        return std::exp(-0.5 * std::pow(2.0, -2.0 * static_cast<double>(h + 1)) *
+        return std::exp(-GetParam() * std::pow(2.0, -2.0 * static_cast<double>(h + 1)) *
                         static_cast<double>(t - j));
       },
       &n);

@@ -36,9 +36,11 @@ inline std::vector<LinearAttentionCase> linear_attention_test_cases() {
 inline std::vector<LinearAttentionCase> linear_attention_bench_cases() {
   const LinearAttentionOptions retnet{.heads = 8, .key_dim = 256, .value_dim = 512};
   const LinearAttentionOptions usual{.heads = 16, .key_dim = 64, .value_dim = 64};
+  const LinearAttentionOptions of_ones{.heads = 16, .key_dim = 64, .value_dim = 1};
   return {{"prefill retnet 1.3B", {2048}, retnet, DecayKind::kConstant},
           {"decode retnet 1.3B x16", std::vector<int64_t>(16, 1), retnet, DecayKind::kConstant},
-          {"prefill 16x64x64", {2048}, usual}};
+          {"prefill 16x64x64", {2048}, usual},
+          {"its normaliser", {2048}, of_ones, DecayKind::kNone}};
 }
 
 }  // namespace braid

@@ -15,9 +15,6 @@ constexpr int64_t kSlabBytes = 384 << 10;
 // Inputs at a time when there are many rows: a tile of a and the panel it meets stay near.
 constexpr int64_t kBlockUnits = 1024;
 
-// A float32 a at most this long, for a b at most this wide, is read where it lies.
-constexpr int64_t kNearInputs = 768, kNearOutputs = 256;
-
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How a call is cut up. None of it changes a bit of the result: a block of k continues the chain
@@ -34,16 +31,20 @@ struct Plan {
   int64_t slabs, groups;
 };
 
+// Few panels do not repay copying a float32 a whose tiles stay in a near cache. Bounds are
+// measured; rows or columns that are a multiple of pages (or half pages) apart crowd into few of
+// its sets.
+bool read_in_place(const LinearDims& dims) {
+  if (dims.a_column == 1) return dims.b.n <= 256 && dims.b.k <= 768 && dims.a_row % 1024 != 0;
+  return dims.b.n <= 128 && dims.a_column % 512 != 0;
+}
+
 // m and n are positive.
 Plan make_plan(const LinearDims& dims, int threads) {
   Plan plan{};
   const bool bf16 = dims.b.dtype == DType::kBF16;
   plan.pairs = bf16 && has_bf16_dot();
-  // Few panels do not repay a copy of rows that are near each other. Rows a multiple of 4 KiB apart
-  // would all be in one set of the cache.
-  const bool near = dims.a_column == 1 && dims.a_row % 1024 != 0 && dims.b.k <= kNearInputs &&
-                    dims.b.n <= kNearOutputs;
-  plan.packed = bf16 || (dims.m > kTileRows && !near);
+  plan.packed = bf16 || (dims.m > kTileRows && !read_in_place(dims));
   plan.units = plan.pairs ? dims.b.padded_k() / 2 : dims.b.padded_k();
   plan.tiles = ceil_div(dims.m, kTileRows);
   // Two tiles let the next panel arrive while the second meets this one.

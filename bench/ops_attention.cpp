@@ -95,7 +95,8 @@ void favor_features_cases(Context&, const Emit& emit) {
 void gated_delta_rule_cases(Context&, const Emit& emit) {
   for (const GatedDeltaCase& a : gated_delta_bench_cases()) {
     const SequenceBatch batch = packed(a.lengths);
-    const auto [H, G, K, V, chunk] = a.options;
+    const int64_t H = a.options.heads, G = a.options.key_heads;
+    const int64_t K = a.options.key_dim, V = a.options.value_dim;
     const int64_t T = batch.tokens(), S = batch.sequences();
     // Keys of norm near 1; steps and decays below 1.
     const float of_key = 1.0f / std::sqrt(static_cast<float>(K));
@@ -145,7 +146,7 @@ void gated_delta_rule_cases(Context&, const Emit& emit) {
 void linear_attention_cases(Context&, const Emit& emit) {
   for (const LinearAttentionCase& a : linear_attention_bench_cases()) {
     const SequenceBatch batch = packed(a.lengths);
-    const auto [H, K, V, chunk] = a.options;
+    const int64_t H = a.options.heads, K = a.options.key_dim, V = a.options.value_dim;
     const int64_t T = batch.tokens(), S = batch.sequences();
     Tensor decay;
     if (a.decay != DecayKind::kNone) {

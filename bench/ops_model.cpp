@@ -175,7 +175,7 @@ void view_cases(Context&, const Emit& emit) {
     std::vector<int64_t> picked;
     for (const int32_t id : random_ids(shape.picked, shape.rows)) picked.push_back(id);
     std::ranges::sort(picked);
-    picked.erase(std::ranges::unique(picked).begin(), picked.end());
+    picked.erase(std::unique(picked.begin(), picked.end()), picked.end());
     const Inputs inputs = {random({shape.rows, shape.width}, 1)};
     const int64_t moved = std::ssize(picked) * shape.width;
     emit({.size = fmt::format("gather {} of {} x {}", picked.size(), shape.rows, shape.width),

@@ -72,7 +72,8 @@ void activation_cases(Context&, const Emit& emit) {
                                                            {Activation::kSoftplus, "softplus"}};
   for (const auto& shape : cases::kActivationBench) {
     const int64_t n = shape.rows * shape.width;
-    for (const auto& [kind, name] : kKinds) {
+    for (const auto& [activation_kind, name] : kKinds) {
+      const Activation kind = activation_kind;
       OpCase c = rowwise(
           fmt::format("{} {}", name, size_of(shape.rows, shape.width)),
           {random({shape.rows, shape.width}, 1)},

@@ -61,9 +61,12 @@ TEST(Hyena, RefusesPositionsWithoutTaps) {
 }
 
 TEST(Hyena, RefusesImpossibleOptions) {
-  for (const auto& [key, value] : {std::pair{"order", "5"}, std::pair{"emb", "4"},
-                                   std::pair{"max", "1"}, std::pair{"short", "1"}}) {
-    EXPECT_NE(refusal([&] { make_hyena({{.key = key, .value = value}}); }), "") << key;
+  const SpecArg impossible[] = {{.key = "order", .value = "5"},
+                                {.key = "emb", .value = "4"},
+                                {.key = "max", .value = "1"},
+                                {.key = "short", .value = "1"}};
+  for (const SpecArg& arg : impossible) {
+    EXPECT_NE(refusal([&] { make_hyena({arg}); }), "") << arg.key;
   }
 }
 

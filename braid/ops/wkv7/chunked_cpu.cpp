@@ -18,6 +18,7 @@
 namespace braid::cpu {
 
 constexpr int64_t kQ = kWkv7Chunk;
+constexpr int64_t kGroupHeads = 6;
 
 // The factors of one cell's decays, rows P wide: of its tokens, relative to its middle, and of its
 // beginning and its end.
@@ -205,8 +206,10 @@ struct GradScratch : Scratch {
   float* dyw;          // (2Q, P): dy over the gradient of the reads' right-hand side
   float *dx, *dz, *t;  // (2Q, P)
   float* dm;           // (2Q, 2Q)
-  float *dstate, *g;   // (P, P)
+  float* dstate;       // (P, P)
   float* carry;        // (P)
+  float* all_g;        // (kGroupHeads, P, P)
+  float* g;            // (P, P), one of them
 
   GradScratch(float* memory, int64_t head_dim) : Scratch(memory, head_dim) {
     const int64_t rows = 2 * kQ * P;
@@ -216,8 +219,8 @@ struct GradScratch : Scratch {
     t = take(rows);
     dm = take(4 * kQ * kQ);
     dstate = take(P * P);
-    g = take(P * P);
     carry = take(P);
+    g = all_g = take(kGroupHeads * P * P);
   }
 };
 
@@ -309,6 +312,44 @@ void backward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t 
   scaled_state(P, at.decays.begin, at.dstate, at.g);
 }
 
+struct Group {
+  int64_t s, begin, end;  // heads of a sequence
+};
+
+// A few heads of a sequence, cell by cell from its end.
+void group_vjp(const Wkv7Dims& dims, const Wkv7Operands& in, const Wkv7Kept& kept, const float* dy,
+               const Group& group, const float* last, const float* d_final, float* d_initial,
+               GradScratch& at, const Wkv7Grads& grads) {
+  const int64_t state = dims.state(), P = dims.head_dim, first = dims.offsets[group.s];
+  const auto use_head = [&](int64_t h) { at.g = at.all_g + (h - group.begin) * state; };
+  for (int64_t h = group.begin; h < group.end; ++h) {
+    use_head(h);
+    if (d_final == nullptr) {
+      std::fill_n(at.g, state, 0.0f);
+    } else {
+      std::copy_n(d_final + h * state, state, at.g);
+    }
+  }
+  int64_t cell = dims.firsts[group.s + 1];
+  for (int64_t t = dims.offsets[group.s + 1] - first; t > 0;) {
+    const int64_t within = (dims.starts[group.s] + t) % kQ;
+    const int64_t n = std::min(t, within == 0 ? kQ : within);
+    const bool ends = cell-- == dims.firsts[group.s + 1];
+    t -= n;
+    for (int64_t h = group.begin; h < group.end; ++h) {
+      use_head(h);
+      const float* before = kept.states + (cell * dims.heads + h) * state;
+      const float* after = ends ? last + h * state : before + dims.heads * state;
+      // Taken anew for each cell, so that rounding does not add up along the sequence.
+      HWY_DYNAMIC_DISPATCH(row_dots)(P, at.g, after, at.carry);
+      backward_cell(in, (first + t) * dims.width() + h * P, dims.width(), n, at, before, kept.reads,
+                    dy, grads);
+    }
+  }
+  if (d_initial == nullptr) return;
+  std::copy_n(at.all_g, (group.end - group.begin) * state, d_initial + group.begin * state);
+}
+
 }  // namespace
 
 int64_t wkv7_scratch(const Wkv7Dims& dims) {
@@ -350,34 +391,17 @@ void wkv7_chunks_vjp(ThreadPool& threads, const Wkv7Dims& dims, const Wkv7Operan
                      const Wkv7Kept& kept, const float* dy, const float* const* last,
                      const float* const* d_final, float* const* d_initial, float* scratch,
                      const Wkv7Grads& grads) {
-  const int64_t P = dims.head_dim, size = wkv7_scratch(dims);
-  threads.parallel_for(dims.sequences * dims.heads, 1, [&](int64_t begin, int64_t end, int worker) {
-    const GradScratch at(scratch + worker * size, P);
+  // Heads that go through a cell together: their rows lie side by side.
+  const int64_t H = dims.heads, size = wkv7_scratch(dims);
+  const int64_t group =
+      std::clamp<int64_t>(dims.sequences * H / (2 * threads.size()), 1, std::min(H, kGroupHeads));
+  const int64_t groups = (H + group - 1) / group;
+  threads.parallel_for(dims.sequences * groups, 1, [&](int64_t begin, int64_t end, int worker) {
+    GradScratch at(scratch + worker * size, dims.head_dim);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t s = i / dims.heads, h = i % dims.heads, first = dims.offsets[s];
-      const int64_t length = dims.offsets[s + 1] - first;
-      if (d_final[s] == nullptr) {
-        std::fill_n(at.g, dims.state(), 0.0f);
-      } else {
-        std::copy_n(d_final[s] + h * dims.state(), dims.state(), at.g);
-      }
-      const float* after = last[s] + h * dims.state();
-      int64_t cell = dims.firsts[s + 1];
-      for (int64_t t = length; t > 0;) {
-        const int64_t within = (dims.starts[s] + t) % kQ;
-        const int64_t n = std::min(t, within == 0 ? kQ : within);
-        t -= n;
-        --cell;
-        // Taken anew for each cell, so that rounding does not add up along the sequence.
-        HWY_DYNAMIC_DISPATCH(row_dots)(P, at.g, after, at.carry);
-        const float* begin_state = kept.states + (cell * dims.heads + h) * dims.state();
-        backward_cell(in, (first + t) * dims.width() + h * P, dims.width(), n, at, begin_state,
-                      kept.reads, dy, grads);
-        after = begin_state;
-      }
-      if (d_initial[s] != nullptr) {
-        std::copy_n(at.g, dims.state(), d_initial[s] + h * dims.state());
-      }
+      const int64_t s = i / groups, h0 = i % groups * group;
+      group_vjp(dims, in, kept, dy, {s, h0, std::min(H, h0 + group)}, last[s], d_final[s],
+                d_initial[s], at, grads);
     }
   });
 }

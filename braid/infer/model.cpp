@@ -13,8 +13,10 @@ Model Model::load(Context& ctx, const std::filesystem::path& directory) {
   model.fingerprint_ = checkpoint.fingerprint();
   model.stack_ = std::make_unique<Stack>(checkpoint.config());
   model.stack_->load(ctx, checkpoint);
-  if (std::filesystem::exists(directory / "tokenizer.json")) {
-    model.tokenizer_ = Tokenizer::load(directory / "tokenizer.json");
+  // The second is what RWKV-LM calls the vocabulary of its released models.
+  for (const char* name : {"tokenizer.json", "rwkv_vocab_v20230424.txt"}) {
+    if (model.tokenizer_ != nullptr || !std::filesystem::exists(directory / name)) continue;
+    model.tokenizer_ = Tokenizer::load(directory / name);
   }
   return model;
 }

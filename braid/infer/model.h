@@ -16,8 +16,8 @@ namespace braid {
 /// Thread safety: const members may be used from several threads with contexts of their own.
 class Model {
  public:
-  /// Reads config.json, the weights and tokenizer.json. The mapped file pages are given back as the
-  /// weights are packed.
+  /// Reads config.json, the weights and tokenizer.json (or rwkv_vocab_v20230424.txt). The mapped
+  /// file pages are given back as the weights are packed.
   static Model load(Context& ctx, const std::filesystem::path& directory);
 
   const Stack& stack() const { return *stack_; }

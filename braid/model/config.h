@@ -24,14 +24,14 @@ struct ModelConfig {
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
   bool embedding_norm = false;  // the rows that enter the stack are normalised first
-  bool tied = false;           // the head is the embedding
-  double embedding_scale = 1;  // h = scale * embedding
-  double logit_scale = 1;      // logits = scale * (h W^T)
-  int64_t max_context = 0;     // tokens the model was made for; 0: no such number
-  DType dtype = DType::kF32;   // of the matrices: f32 or bf16
-  bool dtype_given = false;    // by config.json; otherwise the tensors on disk decide
-  std::optional<int64_t> bos;  // token that begins a text
-  std::vector<int64_t> eos;    // tokens that end one
+  bool tied = false;            // the head is the embedding
+  double embedding_scale = 1;   // h = scale * embedding
+  double logit_scale = 1;       // logits = scale * (h W^T)
+  int64_t max_context = 0;      // tokens the model was made for; 0: no such number
+  DType dtype = DType::kF32;    // of the matrices: f32 or bf16
+  bool dtype_given = false;     // by config.json; otherwise the tensors on disk decide
+  std::optional<int64_t> bos;   // token that begins a text
+  std::vector<int64_t> eos;     // tokens that end one
 };
 
 /// Reads DIR/config.json (and the token ids of DIR/generation_config.json): the families of

@@ -181,7 +181,9 @@ TEST_F(SessionFile, RefusesMissingAndUnknownTensors) {
 
 TEST_F(SessionFile, RefusesOtherShapesAndTypes) {
   model_.session_of(tokens_).save(ctx_, folder_ / "good");
-  for (const auto& [name, tensor] : read_contents(folder_ / "good").tensors) {
+  for (const auto& entry : read_contents(folder_ / "good").tensors) {
+    const std::string& name = entry.first;
+    const Tensor& tensor = entry.second;
     const int64_t n = tensor.count();
     refuses([&](Contents& c) { c.tensors[name] = test::randn({n + 1}, 1); }, "want (");
     if (tensor.rank() == 1) {

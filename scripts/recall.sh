@@ -136,7 +136,7 @@ TEXT
       }
       state[at] = field("state"); parameters[row] = field("parameters")
       rate = field("lr")
-      if (!(rate in seen_rate)) { seen_rate[rate] = 1; rates = rates (rates == "" ? "" : ", ") rate }
+      if (!(rate in seen_rate)) { seen_rate[rate] = 1; ++rate_count; rates = rates (rates == "" ? "" : ", ") rate }
       ++count[at]
       call = args
       sub(/--stack \x27[^\x27]*\x27/, "--stack SPEC", call); sub(/--lr [^ ]*/, "--lr RATE", call)
@@ -156,7 +156,9 @@ TEXT
           at = rows[r] SUBSEP cells[c]
           if (!(at in best)) { line = line " |"; continue }
           reached = at in tokens ? sprintf("%.1fM", tokens[at] / 1e6) : "-"
-          line = line sprintf(" %.1f%% (rate %s); %s; %s |", 100 * best[at], best_rate[at], reached, state[at])
+          line = line sprintf(" %.1f%% (rate %s); %s; %s", 100 * best[at], best_rate[at], reached, state[at])
+          if (count[at] < rate_count) line = line sprintf("; %d of %d rates", count[at], rate_count)
+          line = line " |"
         }
         print line
       }

@@ -65,7 +65,7 @@ result() {
 { result 128 1e-3 0.5 9000000 false; result 64 1e-2 0.991 2500000 false; result 64 1e-3 0.994 3000000 true; } >r.jsonl
 render=$(bash "$2/scripts/recall.sh" --render r.jsonl) || fail "recall.sh --render"
 same "recall table" "$(grep '`(attn)x2`' <<<"$render")" \
-  '| a | `(attn)x2` | 7k | 99.4% (rate 1e-3); 2.5M; 1.0 KiB | 50.0% (rate 1e-3); -; 1.0 KiB |'
+  '| a | `(attn)x2` | 7k | 99.4% (rate 1e-3); 2.5M; 1.0 KiB | 50.0% (rate 1e-3); -; 1.0 KiB; 1 of 2 rates |'
 same "recall columns" "$(grep -o '[0-9]* tokens, 4 pairs' <<<"$render" | paste -sd,)" "64 tokens, 4 pairs,128 tokens, 4 pairs"
 while IFS= read -r mixer; do
   works inspect --stack "${mixer#*=}" --width 64 --vocab 512 --context 256

@@ -73,7 +73,7 @@ TEST(StackSpec, RefusesBadSyntaxWithItsColumn) {
   };
   for (const auto& [text, want] : kCases) {
     SCOPED_TRACE(text);
-    expect_refused([&] { parse_stack(text); }, want);
+    expect_refused([&, spec = text] { parse_stack(spec); }, want);
   }
   expect_refused([&] { parse_stack(std::string_view("a\0b", 3)); }, "column 2: found \"\\x00b\"");
 }

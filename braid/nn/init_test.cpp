@@ -13,7 +13,8 @@ namespace {
 
 TEST(InitOrthogonal, RowsOrColumnsAreOrthonormal) {
   constexpr int64_t kShapes[][2] = {{1, 1}, {1, 7}, {5, 1}, {8, 8}, {13, 40}, {64, 17}};
-  for (const auto& [rows, columns] : kShapes) {
+  for (const auto& shape : kShapes) {
+    const int64_t rows = shape[0], columns = shape[1];
     std::vector<float> w(static_cast<size_t>(rows * columns));
     init_orthogonal(rows, columns, 0.5)(w, Rng(3));
     const bool tall = rows > columns;

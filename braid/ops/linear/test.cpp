@@ -135,7 +135,8 @@ TEST_P(Linear, PartsOfAWeightAreTheRowsOfTheWhole) {
 }
 
 TEST_P(Linear, GradientsMatchComplexStep) {
-  for (const auto& [m, n, k] : {cases::LinearCase{3, 5, 7}, cases::LinearCase{17, 35, 3}}) {
+  for (const cases::LinearCase& shape : {cases::LinearCase{3, 5, 7}, {17, 35, 3}}) {
+    const int64_t m = shape.m, n = shape.n, k = shape.k;
     const Tensor dy = rounded(test::randn({m, n}, 4), dtype());
     const Tensor host_x = rounded(test::randn({m, k}, 1), dtype()), host_bias = test::randn({n}, 3);
     Tensor x = to_device(host_x), bias = to_device(host_bias);

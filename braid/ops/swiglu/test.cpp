@@ -32,8 +32,8 @@ TEST_P(Swiglu, GradientMatchesComplexStep) {
     Context taped = ctx().with_tape(&tape);
     const Tensor y = swiglu(taped, x);
     tape.backward(ctx(), {y}, {to_device(dy)});
-    const auto dx = complex_step(values(host), [&](const std::vector<Complex>& z) {
-      return dot(reference::swiglu(z, static_cast<size_t>(width)), values(dy));
+    const auto dx = complex_step(values(host), [&, w = width](const std::vector<Complex>& z) {
+      return dot(reference::swiglu(z, static_cast<size_t>(w)), values(dy));
     });
     expect_near(tape.grad(x), dx, tolerance(DType::kF32, 1), "dx");
   }

@@ -5,11 +5,33 @@
 #define BRAID_OPS_WKV7_CELLS_ONCE_
 namespace braid::cpu {
 
-// The factors of one cell's decays, rows P wide: of its tokens, relative to its middle, and of its
-// beginning and its end.
+// One head's rows of an operand in a cell: `stride` apart for all of them.
+struct CellRows {
+  int64_t n, P, stride;
+  const float *r, *log_decay, *k, *a, *b;
+};
+
+// The factors of a cell's decays: of its tokens, relative to its middle, of its beginning and end,
+// and of the whole.
 struct CellDecays {
   float *read, *before, *write;  // (Q, P): e^(l-m), e^(p-m), e^(m-l); `before` is a row behind
-  float *begin, *end;            // (P): e^m, e^(L-m)
+  float *begin, *end, *total;    // (P): e^m, e^(L-m), e^L
+};
+
+// r over a and k over b, each (2n, P): relative to the cell's middle, and x to its beginning, z to
+// its end.
+struct CellPairs {
+  float *x, *z, *x_begin, *z_end;
+};
+
+// What makes up the gradients of x and z: through the states, in the coordinates of x_begin and
+// z_end, and through the cell itself. Each (2n, P).
+struct CellPairGrads {
+  const float *dx_begin, *dz_end, *dx, *dz;
+};
+
+struct CellGrads {
+  float *dr, *d_log_decay, *dk, *da, *db;
 };
 
 }  // namespace braid::cpu
@@ -32,45 +54,80 @@ namespace sv = braid::simd::HWY_NAMESPACE;
 using D = sv::F32Tag;
 using V = sv::F32;
 
-// log_decay (n, stride), its first P columns.
-void cell_decays(int64_t n, int64_t P, int64_t stride, const float* log_decay,
-                 const CellDecays& out) {
+void cell_pairs(const CellRows& in, const CellDecays& out, const CellPairs& to) {
   const D d;
-  sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
+  const auto P = static_cast<size_t>(in.P), stride = static_cast<size_t>(in.stride);
+  const auto n = static_cast<size_t>(in.n);
+  sv::for_each_vector(P, [&](auto at, size_t j) {
     V middle = hn::Zero(d), total = hn::Zero(d);
-    for (int64_t i = 0; i < n; ++i) {
+    for (size_t i = 0; i < n; ++i) {
       if (i == n / 2) middle = total;
-      total = hn::Add(total, at.load(log_decay + i * stride + j));
+      total = hn::Add(total, at.load(in.log_decay + i * stride + j));
     }
-    V sum = hn::Zero(d);
-    at.store(sv::exp(hn::Neg(middle)), out.before + j);
-    for (int64_t i = 0; i < n; ++i) {
-      const size_t to = static_cast<size_t>(i * P) + j;
-      sum = hn::Add(sum, at.load(log_decay + i * stride + j));
-      at.store(sv::exp(hn::Sub(sum, middle)), out.read + to);
-      at.store(sv::exp(hn::Sub(middle, sum)), out.write + to);
+    const V begin = sv::exp(middle), end = sv::exp(hn::Sub(total, middle));
+    at.store(begin, out.begin + j);
+    at.store(end, out.end + j);
+    at.store(sv::exp(total), out.total + j);
+    const auto store_pair = [&](float* pair, float* moved, size_t row, V value, V factor) {
+      at.store(value, pair + row * P + j);
+      at.store(hn::Mul(value, factor), moved + row * P + j);
+    };
+    V sum = hn::Zero(d), before = sv::exp(hn::Neg(middle));
+    at.store(before, out.before + j);
+    for (size_t i = 0; i < n; ++i) {
+      const size_t from = i * stride + j;
+      sum = hn::Add(sum, at.load(in.log_decay + from));
+      const V read = sv::exp(hn::Sub(sum, middle)), write = sv::exp(hn::Sub(middle, sum));
+      at.store(read, out.read + i * P + j);
+      at.store(write, out.write + i * P + j);
+      store_pair(to.x, to.x_begin, i, hn::Mul(at.load(in.r + from), read), begin);
+      store_pair(to.x, to.x_begin, n + i, hn::Mul(at.load(in.a + from), before), begin);
+      store_pair(to.z, to.z_end, i, hn::Mul(at.load(in.k + from), write), end);
+      store_pair(to.z, to.z_end, n + i, hn::Mul(at.load(in.b + from), write), end);
+      before = read;
     }
-    at.store(sv::exp(middle), out.begin + j);
-    at.store(sv::exp(hn::Sub(total, middle)), out.end + j);
   });
 }
 
-// to (n, P) <- x y; x and `to` have rows x_row and to_row apart.
-void multiply_rows(int64_t n, int64_t P, const float* x, int64_t x_row, const float* y, float* to,
-                   int64_t to_row) {
-  for (int64_t i = 0; i < n; ++i) {
-    sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
-      at.store(hn::Mul(at.load(x + i * x_row + j), at.load(y + i * P + j)), to + i * to_row + j);
-    });
-  }
+// The gradients of the operands from those of x and z. That of the log decays goes from the last
+// row to the first, in the cell's own coordinates (x dx = r dr and so on): `carry` (P) is sum_v G S
+// at the end.
+void cell_grads(const CellRows& in, const CellDecays& decays, const CellPairs& pairs,
+                const CellPairGrads& grads, const float* carry, const CellGrads& out) {
+  const auto P = static_cast<size_t>(in.P), stride = static_cast<size_t>(in.stride);
+  const auto n = static_cast<size_t>(in.n);
+  sv::for_each_vector(P, [&](auto at, size_t j) {
+    const V begin = at.load(decays.begin + j), end = at.load(decays.end + j);
+    V sum = at.load(carry + j);
+    for (size_t i = n; i-- > 0;) {
+      const size_t upper = i * P + j, lower = (n + i) * P + j, to = i * stride + j;
+      const auto d_read = [&](size_t row) {
+        return hn::MulAdd(at.load(grads.dx_begin + row), begin, at.load(grads.dx + row));
+      };
+      const auto d_write = [&](size_t row) {
+        return hn::MulAdd(at.load(grads.dz_end + row), end, at.load(grads.dz + row));
+      };
+      const V dr = d_read(upper), da = d_read(lower), dk = d_write(upper), db = d_write(lower);
+      const V write = at.load(decays.write + upper);
+      at.store(hn::Mul(dr, at.load(decays.read + upper)), out.dr + to);
+      at.store(hn::Mul(da, at.load(decays.before + upper)), out.da + to);
+      at.store(hn::Mul(dk, write), out.dk + to);
+      at.store(hn::Mul(db, write), out.db + to);
+      sum = hn::MulAdd(at.load(pairs.x + upper), dr, sum);
+      sum = hn::NegMulAdd(at.load(pairs.z + upper), dk, sum);
+      sum = hn::NegMulAdd(at.load(pairs.z + lower), db, sum);
+      at.store(sum, out.d_log_decay + to);
+      sum = hn::MulAdd(at.load(pairs.x + lower), da, sum);
+    }
+  });
 }
 
-// to (P, P) <- diag(scale) x.
-void scale_rows(int64_t P, const float* scale, const float* x, float* to) {
+// x (P, P) <- diag(scale) x.
+void scale_rows(int64_t P, const float* scale, float* x) {
   for (int64_t i = 0; i < P; ++i) {
     const V factor = hn::Set(D(), scale[i]);
     sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
-      at.store(hn::Mul(factor, at.load(x + i * P + j)), to + i * P + j);
+      at.store(hn::Mul(factor, at.load(x + i * P + j)), x + i * P + j);
     });
   }
 }
@@ -90,26 +147,6 @@ void solve(int64_t n, int64_t P, const float* m, int64_t m_row, bool transposed,
       at.store(sum, u + i * P + j);
     });
   }
-}
-
-// The gradient of the log decays from those of what they multiply, last row first, in the cell's
-// own coordinates (x dx = r dr and so on): `carry` (P) is sum_v G S at the end and becomes that at
-// the beginning. x, dx hold r over a, z, dz hold k over b; each (2 n, P).
-void log_decay_grads(int64_t n, int64_t P, const float* x, const float* dx, const float* z,
-                     const float* dz, float* carry, float* out, int64_t out_row) {
-  sv::for_each_vector(static_cast<size_t>(P), [&](auto at, size_t j) {
-    V sum = at.load(carry + j);
-    for (int64_t i = n - 1; i >= 0; --i) {
-      const size_t upper = static_cast<size_t>(i * P) + j;
-      const size_t lower = static_cast<size_t>((n + i) * P) + j;
-      sum = hn::MulAdd(at.load(x + upper), at.load(dx + upper), sum);
-      sum = hn::NegMulAdd(at.load(z + upper), at.load(dz + upper), sum);
-      sum = hn::NegMulAdd(at.load(z + lower), at.load(dz + lower), sum);
-      at.store(sum, out + static_cast<size_t>(i * out_row) + j);
-      sum = hn::MulAdd(at.load(x + lower), at.load(dx + lower), sum);
-    }
-    at.store(sum, carry + j);
-  });
 }
 
 // y (P) <- sum_j a[i, j] b[i, j] for a, b (P, P).

@@ -16,26 +16,16 @@
 #if HWY_ONCE
 namespace braid::cpu {
 
-HWY_EXPORT(cell_decays);
-HWY_EXPORT(multiply_rows);
+HWY_EXPORT(cell_pairs);
+HWY_EXPORT(cell_grads);
 HWY_EXPORT(scale_rows);
 HWY_EXPORT(solve);
-HWY_EXPORT(log_decay_grads);
 HWY_EXPORT(row_dots);
 
 namespace {
 
 constexpr int64_t kQ = kWkv7Chunk;
 constexpr int64_t kGroupHeads = 6;
-
-void scaled(int64_t n, int64_t P, const float* x, int64_t x_row, const float* y, float* to,
-            int64_t to_row) {
-  HWY_DYNAMIC_DISPATCH(multiply_rows)(n, P, x, x_row, y, to, to_row);
-}
-
-void scaled_state(int64_t P, const float* scale, const float* x, float* to) {
-  HWY_DYNAMIC_DISPATCH(scale_rows)(P, scale, x, to);
-}
 
 // c (m, n) <- start + a b, all rows contiguous in memory; a is (m, k), or (k, m) if `transposed`.
 void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, bool transposed,
@@ -63,48 +53,38 @@ struct Scratch {
   }
   int64_t P;
   CellDecays decays;
-  float *x, *z;          // (2Q, P): r over a, k over b, relative to the cell's middle
-  float* zt;             // (P, 2Q)
-  float* m;              // (2Q, 2Q): x z^T, causal
-  float* vu;             // (2Q, P): v over the reads u
-  float* pair;           // (2Q, P)
-  float *state, *other;  // (P, P)
+  CellPairs pairs;
+  float* zt;    // (P, 2Q)
+  float* m;     // (2Q, 2Q): x z^T, causal
+  float* vu;    // (2Q, P): v over the reads u
+  float* pair;  // (2Q, P)
 
   Scratch(float* memory, int64_t head_dim) : base(memory), P(head_dim) {
     const int64_t rows = 2 * kQ * P;
-    decays.before = take(P);
+    decays.before = take(P);  // and its other rows are those of `read`
     decays.read = take(kQ * P);
     decays.write = take(kQ * P);
-    decays.begin = take(P);
-    decays.end = take(P);
-    x = take(rows);
-    z = take(rows);
-    zt = take(rows);
+    for (float** one : {&decays.begin, &decays.end, &decays.total}) *one = take(P);
+    for (float** one : {&pairs.x, &pairs.z, &pairs.x_begin, &pairs.z_end, &zt, &vu, &pair}) {
+      *one = take(rows);
+    }
     m = take(4 * kQ * kQ);
-    vu = take(rows);
-    pair = take(rows);
-    state = take(P * P);
-    other = take(P * P);
   }
 };
 
 struct GradScratch : Scratch {
-  float* dyw;          // (2Q, P): dy over the gradient of the reads' right-hand side
-  float *dx, *dz, *t;  // (2Q, P)
-  float* dm;           // (2Q, 2Q)
-  float* dstate;       // (P, P)
-  float* carry;        // (P)
-  float* all_g;        // (kGroupHeads, P, P)
-  float* g;            // (P, P), one of them
+  float* dyw;                          // (2Q, P): dy over the gradient of a's products
+  float *dx_begin, *dz_end, *dx, *dz;  // (2Q, P)
+  float *vut, *dm;                     // (P, 2Q), (2Q, 2Q)
+  float* transposed;                   // (P, P)
+  float* carry;                        // (P)
+  float* all_g;                        // (kGroupHeads, P, P)
+  float* g;                            // (P, P), one of them
 
   GradScratch(float* memory, int64_t head_dim) : Scratch(memory, head_dim) {
-    const int64_t rows = 2 * kQ * P;
-    dyw = take(rows);
-    dx = take(rows);
-    dz = take(rows);
-    t = take(rows);
+    for (float** one : {&dyw, &dx_begin, &dz_end, &dx, &dz, &vut}) *one = take(2 * kQ * P);
     dm = take(4 * kQ * kQ);
-    dstate = take(P * P);
+    transposed = take(P * P);
     carry = take(P);
     g = all_g = take(kGroupHeads * P * P);
   }
@@ -126,17 +106,18 @@ void mask(int64_t n, float* m) {
   }
 }
 
-// x, z, zt, m of the n rows from `row` (in elements) on; stride is that of the operands.
+CellRows rows_of(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n, int64_t P) {
+  return {n, P, stride, in.r + row, in.log_decay + row, in.k + row, in.a + row, in.b + row};
+}
+
+// The decays, pairs, zt and m of the n rows from `row` (in elements) on, and v; stride is that of
+// the operands.
 void prepare_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n,
                   const Scratch& at) {
-  const int64_t P = at.P;
-  HWY_DYNAMIC_DISPATCH(cell_decays)(n, P, stride, in.log_decay + row, at.decays);
-  scaled(n, P, in.r + row, stride, at.decays.read, at.x, P);
-  scaled(n, P, in.a + row, stride, at.decays.before, at.x + n * P, P);
-  scaled(n, P, in.k + row, stride, at.decays.write, at.z, P);
-  scaled(n, P, in.b + row, stride, at.decays.write, at.z + n * P, P);
-  simd::transpose(2 * n, P, at.z, P, at.zt, 2 * n);
-  product(2 * n, 2 * n, P, at.x, P, false, at.zt, 2 * n, nullptr, 0, at.m, 2 * n);
+  const int64_t P = at.P, n2 = 2 * n;
+  HWY_DYNAMIC_DISPATCH(cell_pairs)(rows_of(in, row, stride, n, P), at.decays, at.pairs);
+  simd::transpose(n2, P, at.pairs.z, P, at.zt, n2);
+  product(n2, n2, P, at.pairs.x, P, false, at.zt, n2, nullptr, 0, at.m, n2);
   mask(n, at.m);
   copy_rows(n, P, in.v + row, stride, at.vu, P);
 }
@@ -144,20 +125,19 @@ void prepare_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n
 // One cell from `state` (P, P), which it leaves as after the cell.
 void forward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n, const Scratch& at,
                   float* state, float* y) {
-  const int64_t P = at.P;
+  const int64_t P = at.P, n2 = 2 * n;
   prepare_cell(in, row, stride, n, at);
-  scaled_state(P, at.decays.begin, state, at.state);
-  product(2 * n, P, P, at.x, P, false, at.state, P, nullptr, 0, at.pair, P);
+  product(n2, P, P, at.pairs.x_begin, P, false, state, P, nullptr, 0, at.pair, P);
   float* u = at.vu + n * P;
-  product(n, P, n, at.m + n * 2 * n, 2 * n, false, at.vu, P, at.pair + n * P, P, u, P);
-  HWY_DYNAMIC_DISPATCH(solve)(n, P, at.m + n * 2 * n + n, 2 * n, false, u);
-  product(n, P, 2 * n, at.m, 2 * n, false, at.vu, P, at.pair, P, y + row, stride);
-  product(P, P, 2 * n, at.z, P, true, at.vu, P, at.state, P, at.state, P);
-  scaled_state(P, at.decays.end, at.state, state);
+  product(n, P, n, at.m + n * n2, n2, false, at.vu, P, at.pair + n * P, P, u, P);
+  HWY_DYNAMIC_DISPATCH(solve)(n, P, at.m + n * n2 + n, n2, false, u);
+  product(n, P, n2, at.m, n2, false, at.vu, P, at.pair, P, y + row, stride);
+  HWY_DYNAMIC_DISPATCH(scale_rows)(P, at.decays.total, state);
+  product(P, P, n2, at.pairs.z_end, P, true, at.vu, P, state, P, state, P);
 }
 
 // The same backwards: at.g is the gradient of the state after the cell and becomes that of `begin`,
-// the state before it; at.carry goes with it.
+// the state before it; at.carry goes with the former.
 void backward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t n,
                    const GradScratch& at, const float* begin, const float* reads, const float* dy,
                    const Wkv7Grads& grads) {
@@ -165,37 +145,33 @@ void backward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t 
   prepare_cell(in, row, stride, n, at);
   copy_rows(n, P, reads + row, stride, at.vu + n * P, P);
   copy_rows(n, P, dy + row, stride, at.dyw, P);
-  scaled_state(P, at.decays.begin, begin, at.state);
-  scaled_state(P, at.decays.end, at.g, at.dstate);
 
   // Of v and u: through the state and y, then back through the solve.
   float* const dv = at.pair;
   float* const w = at.dyw + n * P;
-  product(n2, P, P, at.z, P, false, at.dstate, P, nullptr, 0, dv, P);
+  product(n2, P, P, at.pairs.z_end, P, false, at.g, P, nullptr, 0, dv, P);
   product(n2, P, n, at.m, n2, true, at.dyw, P, dv, P, dv, P);
   std::copy_n(dv + n * P, n * P, w);
   HWY_DYNAMIC_DISPATCH(solve)(n, P, at.m + n * n2 + n, n2, true, w);
   product(n, P, n, at.m + n * n2, n2, true, w, P, dv, P, grads.dv + row, stride);
 
   // Of x and z: through the states and through m.
-  simd::transpose(n2, P, at.vu, P, at.t, n2);
-  product(n2, n2, P, at.dyw, P, false, at.t, n2, nullptr, 0, at.dm, n2);
+  simd::transpose(P, P, begin, P, at.transposed, P);
+  product(n2, P, P, at.dyw, P, false, at.transposed, P, nullptr, 0, at.dx_begin, P);
+  simd::transpose(P, P, at.g, P, at.transposed, P);
+  product(n2, P, P, at.vu, P, false, at.transposed, P, nullptr, 0, at.dz_end, P);
+  simd::transpose(n2, P, at.vu, P, at.vut, n2);
+  product(n2, n2, P, at.dyw, P, false, at.vut, n2, nullptr, 0, at.dm, n2);
   mask(n, at.dm);
-  simd::transpose(P, P, at.state, P, at.other, P);
-  product(n2, P, P, at.dyw, P, false, at.other, P, nullptr, 0, at.dx, P);
-  product(n2, P, n2, at.dm, n2, false, at.z, P, at.dx, P, at.dx, P);
-  simd::transpose(P, P, at.dstate, P, at.other, P);
-  product(n2, P, P, at.vu, P, false, at.other, P, nullptr, 0, at.dz, P);
-  product(n2, P, n2, at.dm, n2, true, at.x, P, at.dz, P, at.dz, P);
-  scaled(n, P, at.dx, P, at.decays.read, grads.dr + row, stride);
-  scaled(n, P, at.dx + n * P, P, at.decays.before, grads.da + row, stride);
-  scaled(n, P, at.dz, P, at.decays.write, grads.dk + row, stride);
-  scaled(n, P, at.dz + n * P, P, at.decays.write, grads.db + row, stride);
-  HWY_DYNAMIC_DISPATCH(log_decay_grads)
-  (n, P, at.x, at.dx, at.z, at.dz, at.carry, grads.d_log_decay + row, stride);
+  product(n2, P, n2, at.dm, n2, false, at.pairs.z, P, nullptr, 0, at.dx, P);
+  product(n2, P, n2, at.dm, n2, true, at.pairs.x, P, nullptr, 0, at.dz, P);
+  HWY_DYNAMIC_DISPATCH(cell_grads)
+  (rows_of(in, row, stride, n, P), at.decays, at.pairs, {at.dx_begin, at.dz_end, at.dx, at.dz},
+   at.carry,
+   {grads.dr + row, grads.d_log_decay + row, grads.dk + row, grads.da + row, grads.db + row});
 
-  product(P, P, n2, at.x, P, true, at.dyw, P, at.dstate, P, at.dstate, P);
-  scaled_state(P, at.decays.begin, at.dstate, at.g);
+  HWY_DYNAMIC_DISPATCH(scale_rows)(P, at.decays.total, at.g);
+  product(P, P, n2, at.pairs.x_begin, P, true, at.dyw, P, at.g, P, at.g, P);
 }
 
 struct Group {

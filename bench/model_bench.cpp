@@ -41,6 +41,14 @@ double state_traffic(const Stack& stack) {
   return 2.0 * static_cast<double>(bytes);
 }
 
+// Bytes of weights that a step reads: an embedding that is not the head gives one row a sequence.
+double weight_traffic(const Stack& stack) {
+  const ModelConfig& config = stack.config();
+  const int64_t element = config.dtype == DType::kBF16 ? 2 : 4;
+  const int64_t unread = config.tied ? 0 : config.vocab * config.width * element;
+  return static_cast<double>(stack.weight_bytes() - unread);
+}
+
 void bench_prefill(Context& ctx, const Stack& stack, const Ceilings& ceilings, int64_t prompt) {
   const auto tokens = random_tokens(prompt, stack.config().vocab, 1);
   const double seconds = median_seconds(3, [&] {
@@ -74,8 +82,8 @@ void bench_decode(Context& ctx, const Stack& stack, const Ceilings& ceilings, in
     stack.forward(ctx, tokens, batch, {.states = pointers});
     ++step;
   });
-  const double bytes = static_cast<double>(stack.weight_bytes()) +
-                       static_cast<double>(sequences) * state_traffic(stack);
+  const double bytes =
+      weight_traffic(stack) + static_cast<double>(sequences) * state_traffic(stack);
   const double floor = bytes / ceilings.read_bytes_per_second;
   fmt::print(
       "  decode  {:5} sequences {:9.1f} tokens/s   {:7.1f} GB/s over weights and state = "

@@ -66,9 +66,9 @@ int64_t check_inputs(const Wkv7Inputs& in, int64_t heads, const SequenceBatch& b
       {"r", in.r}, {"log_decay", in.log_decay}, {"k", in.k}, {"v", in.v}, {"a", in.a}, {"b", in.b}};
   const Shape want{batch.tokens(), heads * head_dim};
   for (const auto& [name, x] : all) {
-    check(x.shape() == want && x.dtype() == DType::kF32 && x.contiguous(),
-          "wkv7: {} is {} {}, want contiguous f32 {}", name, to_string(x.dtype()),
-          to_string(x.shape()), to_string(want));
+    if (x.shape() == want && x.dtype() == DType::kF32 && x.contiguous()) continue;
+    fail(ErrorKind::kUsage, "wkv7: {} is {} {}, want contiguous f32 {}", name, to_string(x.dtype()),
+         to_string(x.shape()), to_string(want));
   }
   return head_dim;
 }

@@ -14,9 +14,9 @@ using Backward = Kernel<&cpu::wkv7_inputs_vjp>;
 float* pointer(const Tensor& x) { return x.defined() ? x.f32() : nullptr; }
 
 void check_one(const char* name, const Tensor& x, const Shape& want) {
-  check(x.shape() == want && x.dtype() == DType::kF32 && x.contiguous(),
-        "wkv7_inputs: {} is {} {}, want contiguous f32 {}", name, to_string(x.dtype()),
-        to_string(x.shape()), to_string(want));
+  if (x.shape() == want && x.dtype() == DType::kF32 && x.contiguous()) return;
+  fail(ErrorKind::kUsage, "wkv7_inputs: {} is {} {}, want contiguous f32 {}", name,
+       to_string(x.dtype()), to_string(x.shape()), to_string(want));
 }
 
 Wkv7InputsDims check_inputs(const Wkv7Raw& raw, int64_t heads) {

@@ -33,6 +33,15 @@ class Carried : public ::testing::TestWithParam<bool> {
     stack->initialize(ctx_, Rng(4));
     return stack;
   }
+  // The same with matrices that start at zero drawn too: they hide what lies before them.
+  std::unique_ptr<Stack> make_drawn(const std::string& spec) {
+    auto stack = make(spec);
+    for (const auto& [name, p] : stack->parameters()) {
+      if (p->matrix) p->init = init_normal(0.1f);
+    }
+    stack->initialize(ctx_, Rng(4));
+    return stack;
+  }
 
   static SequenceBatch batch(int64_t at, int64_t n) {
     SequenceBatch batch;
@@ -82,13 +91,15 @@ class Carried : public ::testing::TestWithParam<bool> {
     return error;
   }
 
+  void pieces_have_the_gradients_of_the_whole();
+
   Context ctx_{{.threads = 2, .poison = true}};
   std::unique_ptr<Stack> stack_;
   std::vector<int32_t> tokens_ = random_tokens(kSequences * kLength, 1);
   std::vector<float> dy_ = as<float>(values(randn({kSequences * kLength, kVocab}, 2)));
 };
 
-TEST_P(Carried, PiecesHaveTheGradientsOfTheWhole) {
+void Carried::pieces_have_the_gradients_of_the_whole() {
   const int64_t whole[] = {kLength};
   const Pass want = run(whole, false), got = run(kPieces, false);
   const std::vector<float> logits = as<float>(values(want.logits[0]));
@@ -103,6 +114,13 @@ TEST_P(Carried, PiecesHaveTheGradientsOfTheWhole) {
   constexpr double kBound = 0x1p-12;
   EXPECT_LE(gradient_error(got, want), kBound);
   EXPECT_GT(gradient_error(run(kPieces, true), want), 16 * kBound) << "cut, yet the same";
+}
+
+TEST_P(Carried, PiecesHaveTheGradientsOfTheWhole) { pieces_have_the_gradients_of_the_whole(); }
+
+TEST_P(Carried, SoHaveLayersThatShareValues) {
+  stack_ = make_drawn("(rwkv7:head=16,w=8,a=8,v=8,g=8 rwkv7_cmix:hidden=96)x2");
+  pieces_have_the_gradients_of_the_whole();
 }
 
 TEST_P(Carried, IsRefusedWhereARowIsKeptAToken) {

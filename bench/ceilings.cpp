@@ -28,7 +28,7 @@ void CeilingProbe::run() {
   if (kind_ == kRead) {
     const auto* data = static_cast<const uint8_t*>(memory_.raw());
     ctx_.threads().parallel_for(kReadBytes, kReadTask, [&](int64_t begin, int64_t end, int worker) {
-      sums[worker * 16] = read_all(data + begin, end - begin);
+      sums[int64_t{worker} * 16] = read_all(data + begin, end - begin);
     });
     return;
   }

@@ -70,9 +70,11 @@ Tensor MappedFile::tensor(size_t offset, Shape shape, DType dtype) {
 
 void MappedFile::release_pages(const void* begin, size_t bytes) const {
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
-  const auto last = (reinterpret_cast<uintptr_t>(begin) + bytes) / page * page;
-  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  const auto first = (address + page - 1) / page * page, last = (address + bytes) / page * page;
+  if (last <= first) return;
+  auto* whole_pages = static_cast<char*>(const_cast<void*>(begin)) + (first - address);
+  ::madvise(whole_pages, last - first, MADV_DONTNEED);
 }
 
 void release_mapped_pages(const Tensor& tensor) {

@@ -43,7 +43,7 @@ uint64_t seal(uint64_t fingerprint, uint64_t position, uint64_t hash) {
 }
 
 Tensor read_block(const SafetensorsFile& file, const std::string& name, const SlotSpec& slot) {
-  const Tensor block = file.tensor(
+  Tensor block = file.tensor(
       name, slot.kind == SlotKind::kFixed ? slot.shape : Shape{kPageTokens * slot.shape.count()});
   check(block.dtype() == slot.dtype, ErrorKind::kFormat, "{}: tensor {} is {}, want {}",
         file.path().string(), name, to_string(block.dtype()), to_string(slot.dtype));

@@ -16,7 +16,7 @@ constexpr Mamba2Keys kMamba{
 // The list of multipliers at `key`; ones where it is absent.
 std::vector<double> multipliers(const JsonObject& json, std::string_view key, size_t count) {
   if (!json.has(key)) return std::vector<double>(count, 1.0);
-  const std::vector<double> values = json.numbers(key, -1e6, 1e6);
+  std::vector<double> values = json.numbers(key, -1e6, 1e6);
   if (values.size() != count) json.refuse(key, fmt::format("a list of {}", count));
   return values;
 }

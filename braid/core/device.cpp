@@ -52,10 +52,15 @@ class CpuDevice final : public DeviceApi {
   }
   void deallocate(void* data, size_t) noexcept override { std::free(data); }
 
-  void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  // Tensors without elements may have no memory, which memcpy and memset must not be shown.
+  void copy(void* to, const void* from, size_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
   void copy_from_host(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
   void copy_to_host(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
-  void fill_bytes(void* to, uint8_t value, size_t bytes) override { std::memset(to, value, bytes); }
+  void fill_bytes(void* to, uint8_t value, size_t bytes) override {
+    if (bytes > 0) std::memset(to, value, bytes);
+  }
   void accumulate(float* y, const float* x, int64_t n) override {
     for (int64_t i = 0; i < n; ++i) y[i] += x[i];
   }

@@ -217,8 +217,9 @@ TEST(Config, ReadsZamba2Keys) {
             both("theta=10000,hidden=32,attn_rank=8"));
   const ModelConfig far = patched(kZamba2, R"({"use_mem_rope": true, "use_long_context": true})");
   EXPECT_EQ(far.max_context, 16384);
-  EXPECT_EQ(SpecOptions(far.sublayers[1].branches[0]).number("theta", 0),
-            10000 * std::pow(8.0, 32.0 / 30.0));
+  // A compiler may round the constant power otherwise than the library does.
+  EXPECT_DOUBLE_EQ(SpecOptions(far.sublayers[1].branches[0]).number("theta", 0),
+                   10000 * std::pow(8.0, 32.0 / 30.0));
   EXPECT_EQ(stack(R"({"num_mem_blocks": 1})").find("share=1"), std::string::npos);
   EXPECT_EQ(print_stack(load_config(golden("zamba2")).sublayers).find("rope=none"),
             std::string::npos);

@@ -259,7 +259,7 @@ Tensor SafetensorsFile::tensor(std::string_view name) const {
   }
   // A header of odd length: the format allows it, typed reads do not.
   std::vector<double> aligned((entry.bytes + sizeof(double) - 1) / sizeof(double));
-  std::memcpy(aligned.data(), data, entry.bytes);
+  if (entry.bytes > 0) std::memcpy(aligned.data(), data, entry.bytes);
   const int64_t row = entry.shape.rank() == 0 ? 1 : entry.shape.count(1);
   return Tensor(std::make_shared<VectorStorage<double>>(std::move(aligned)), 0, entry.shape,
                 entry.dtype, row);

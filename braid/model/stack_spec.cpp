@@ -82,7 +82,7 @@ class Parser {
           column(), limits_.max_depth);
     const int open_column = column();
     ++at_;
-    const std::vector<ParallelSpec> once = parse_items(depth + 1);
+    std::vector<ParallelSpec> once = parse_items(depth + 1);
     if (peek() != ')') {
       refuse(fmt::format("\")\" for the parenthesis of column {}", open_column));
     }

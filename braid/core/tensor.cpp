@@ -14,7 +14,9 @@ Tensor::Tensor(std::shared_ptr<Storage> storage, size_t byte_offset, Shape shape
 }
 
 void* Tensor::raw() const {
-  return storage_ ? static_cast<std::byte*>(storage_->data()) + byte_offset_ : nullptr;
+  // A tensor without elements may have no memory, and nothing may be added to a null pointer.
+  auto* data = storage_ ? static_cast<std::byte*>(storage_->data()) : nullptr;
+  return data == nullptr ? nullptr : data + byte_offset_;
 }
 
 Tensor Tensor::reshape(Shape shape) const {

@@ -35,7 +35,7 @@ Tensor S4dMixer::forward(Context& ctx, const Tensor& x, Stream& stream,
       [&](std::span<float* const> states) {
         return selective_scan_in_place(ctx, inputs, states, batch);
       });
-  const Tensor out = output_.forward(ctx, gelu(ctx, y));
+  Tensor out = output_.forward(ctx, gelu(ctx, y));
   if (!glu_) return out;
   const int64_t halves[] = {width_, width_};
   const auto value_gate = split_columns(ctx, out, halves);

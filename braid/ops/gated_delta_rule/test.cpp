@@ -1,19 +1,20 @@
 // Goal: the gated delta rule equals its reference in all forms, with gradients; a token's bits do
 // not depend on cuts, neighbours or threads. Method: naive float64 recurrence, complex step on it.
 
+#include <span>
+
 #include "braid/core/tape.h"
 #include "braid/ops/gated_delta_rule/cases.h"
 #include "braid/ops/gated_delta_rule/gated_delta_rule.h"
 #include "braid/ops/gated_delta_rule/reference.h"
 #include "tests/support/numeric.h"
+#include "tests/support/recurrence.h"
 #include "tests/support/targets.h"
 
 namespace braid {
 namespace {
 
 using namespace test;
-
-constexpr Form kForms[] = {Form::kRecurrent, Form::kChunked};
 
 struct Problem {
   GatedDeltaInputs in;
@@ -77,10 +78,6 @@ reference::GatedDelta<T> reference_of(const Problem& p, int64_t s) {
           .initial = p.initial.defined() ? get(p.initial.slice_rows(s, s + 1)) : std::vector<T>{}};
 }
 
-Context make_context(int threads = 2, Form form = Form::kAuto) {
-  return Context({.threads = threads, .poison = true}).with_form(form);
-}
-
 void check_forms_against_reference() {
   uint64_t seed = 1;
   for (const GatedDeltaCase& c : gated_delta_test_cases()) {
@@ -109,28 +106,14 @@ TEST(GatedDeltaRule, MatchesTheReferenceInEveryForm) {
 TEST(GatedDeltaRule, BitsDependOnNeitherCutsNorNeighboursNorThreads) {
   for (const GatedDeltaCase& c : gated_delta_test_cases()) {
     const Problem p = make_problem(c, 5);
-    Context one = make_context(1), three = make_context(3);
-    const auto want = gated_delta_rule(one, p.in, p.initial, p.batch, p.options);
-    const auto threaded = gated_delta_rule(three, p.in, p.initial, p.batch, p.options);
-    EXPECT_TRUE(same_bits(threaded.y, want.y)) << c.name;
-    EXPECT_TRUE(same_bits(threaded.final_state, want.final_state)) << c.name;
-    const int64_t size = p.initial.row_count();
-    for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-      const int64_t first = p.batch.offsets[static_cast<size_t>(s)], length = p.batch.length(s);
-      for (const int64_t piece : {int64_t{1}, int64_t{17}, length / 3 + 1}) {
-        std::vector<float> state(p.initial.f32() + s * size, p.initial.f32() + (s + 1) * size);
-        float* const states[] = {state.data()};
-        for (int64_t t = 0; t < length; t += piece) {
-          const int64_t end = std::min(length, t + piece);
-          const Tensor y =
-              gated_delta_rule_in_place(three, slice(p.in, first + t, first + end), states,
-                                        SequenceBatch::single(end - t, t), p.options);
-          ASSERT_TRUE(same_bits(y, want.y.slice_rows(first + t, first + end))) << c.name;
-        }
-        const Tensor wanted = want.final_state.slice_rows(s, s + 1);
-        EXPECT_TRUE(same_bits(host_tensor(state, wanted.shape()), wanted)) << c.name;
-      }
-    }
+    test::expect_same_bits_however_cut(
+        p.initial, p.batch,
+        [&](Context& ctx) { return gated_delta_rule(ctx, p.in, p.initial, p.batch, p.options); },
+        [&](Context& ctx, int64_t begin, int64_t end, std::span<float* const> states,
+            const SequenceBatch& single) {
+          return gated_delta_rule_in_place(ctx, slice(p.in, begin, end), states, single, p.options);
+        },
+        c.name);
   }
 }
 

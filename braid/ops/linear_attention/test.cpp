@@ -2,19 +2,20 @@
 // decay; a token's bits do not depend on cuts, neighbours or threads. Method: naive float64
 // recurrence, complex step on it.
 
+#include <span>
+
 #include "braid/core/tape.h"
 #include "braid/ops/linear_attention/cases.h"
 #include "braid/ops/linear_attention/linear_attention.h"
 #include "braid/ops/linear_attention/reference.h"
 #include "tests/support/numeric.h"
+#include "tests/support/recurrence.h"
 #include "tests/support/targets.h"
 
 namespace braid {
 namespace {
 
 using namespace test;
-
-constexpr Form kForms[] = {Form::kRecurrent, Form::kChunked};
 
 struct Problem {
   LinearAttentionInputs in;
@@ -88,10 +89,6 @@ reference::LinearAttentionOutput<double> reference_of_all(const Problem& p) {
   return all;
 }
 
-Context make_context(int threads = 2, Form form = Form::kAuto) {
-  return Context({.threads = threads, .poison = true}).with_form(form);
-}
-
 void check_forms_against_reference() {
   uint64_t seed = 1;
   for (const LinearAttentionCase& c : linear_attention_test_cases()) {
@@ -115,28 +112,14 @@ TEST(LinearAttention, MatchesTheReferenceInEveryForm) {
 TEST(LinearAttention, BitsDependOnNeitherCutsNorNeighboursNorThreads) {
   for (const LinearAttentionCase& c : linear_attention_test_cases()) {
     const Problem p = make_problem(c, 5);
-    Context one = make_context(1), three = make_context(3);
-    const auto want = linear_attention(one, p.in, p.initial, p.batch, p.options);
-    const auto threaded = linear_attention(three, p.in, p.initial, p.batch, p.options);
-    EXPECT_TRUE(same_bits(threaded.y, want.y)) << c.name;
-    EXPECT_TRUE(same_bits(threaded.final_state, want.final_state)) << c.name;
-    const int64_t size = p.initial.row_count();
-    for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-      const int64_t first = p.batch.offsets[static_cast<size_t>(s)], length = p.batch.length(s);
-      for (const int64_t piece : {int64_t{1}, int64_t{17}, length / 3 + 1}) {
-        std::vector<float> state(p.initial.f32() + s * size, p.initial.f32() + (s + 1) * size);
-        float* const states[] = {state.data()};
-        for (int64_t t = 0; t < length; t += piece) {
-          const int64_t end = std::min(length, t + piece);
-          const Tensor y =
-              linear_attention_in_place(three, slice(p.in, first + t, first + end), states,
-                                        SequenceBatch::single(end - t, t), p.options);
-          ASSERT_TRUE(same_bits(y, want.y.slice_rows(first + t, first + end))) << c.name;
-        }
-        const Tensor wanted = want.final_state.slice_rows(s, s + 1);
-        EXPECT_TRUE(same_bits(host_tensor(state, wanted.shape()), wanted)) << c.name;
-      }
-    }
+    test::expect_same_bits_however_cut(
+        p.initial, p.batch,
+        [&](Context& ctx) { return linear_attention(ctx, p.in, p.initial, p.batch, p.options); },
+        [&](Context& ctx, int64_t begin, int64_t end, std::span<float* const> states,
+            const SequenceBatch& single) {
+          return linear_attention_in_place(ctx, slice(p.in, begin, end), states, single, p.options);
+        },
+        c.name);
   }
 }
 

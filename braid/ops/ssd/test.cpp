@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <span>
 #include <string>
 
 #include "braid/core/tape.h"
@@ -10,6 +11,7 @@
 #include "braid/ops/ssd/reference.h"
 #include "braid/ops/ssd/ssd.h"
 #include "tests/support/numeric.h"
+#include "tests/support/recurrence.h"
 #include "tests/support/targets.h"
 
 namespace braid {
@@ -17,7 +19,8 @@ namespace {
 
 using test::Complex;
 
-constexpr Form kForms[] = {Form::kRecurrent, Form::kChunked};
+using test::kForms;
+using test::make_context;
 
 SequenceBatch batch_of(const std::vector<int64_t>& lengths, int64_t start = 0) {
   SequenceBatch batch;
@@ -97,10 +100,6 @@ reference::SsdOutput<double> reference_of_all(const Problem& p) {
   return all;
 }
 
-Context make_context(int threads = 2, Form form = Form::kAuto) {
-  return Context({.threads = threads, .poison = true}).with_form(form);
-}
-
 void check_forms_against_reference() {
   uint64_t seed = 1;
   for (const SsdCase& c : ssd_test_cases()) {
@@ -135,29 +134,14 @@ TEST(Ssd, AChunkGridThatStartsInsideASequence) {
 TEST(Ssd, BitsDependOnNeitherCutsNorNeighboursNorThreads) {
   for (const SsdCase& c : ssd_test_cases()) {
     const Problem p = make_problem(c, 5);
-    Context one = make_context(1);
-    const SsdResult want = ssd(one, p.in, p.initial, p.batch, p.options);
-    Context three = make_context(3);
-    const SsdResult threaded = ssd(three, p.in, p.initial, p.batch, p.options);
-    EXPECT_TRUE(test::same_bits(threaded.y, want.y)) << c.name;
-    EXPECT_TRUE(test::same_bits(threaded.final_state, want.final_state)) << c.name;
-
-    const int64_t size = p.initial.row_count();
-    for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-      const int64_t first = p.batch.offsets[static_cast<size_t>(s)], length = p.batch.length(s);
-      for (const int64_t piece : {int64_t{1}, int64_t{5}, int64_t{17}, length / 3 + 1}) {
-        std::vector<float> state(p.initial.f32() + s * size, p.initial.f32() + (s + 1) * size);
-        float* const states[] = {state.data()};
-        for (int64_t t = 0; t < length; t += piece) {
-          const int64_t end = std::min(length, t + piece);
-          const Tensor y = ssd_in_place(three, slice(p.in, first + t, first + end), states,
-                                        SequenceBatch::single(end - t, t), p.options);
-          ASSERT_TRUE(test::same_bits(y, rows(want.y, first + t, first + end))) << c.name;
-        }
-        const Tensor last = host_tensor(state, want.final_state.slice_rows(s, s + 1).shape());
-        EXPECT_TRUE(test::same_bits(last, rows(want.final_state, s, s + 1))) << c.name;
-      }
-    }
+    test::expect_same_bits_however_cut(
+        p.initial, p.batch,
+        [&](Context& ctx) { return ssd(ctx, p.in, p.initial, p.batch, p.options); },
+        [&](Context& ctx, int64_t begin, int64_t end, std::span<float* const> states,
+            const SequenceBatch& single) {
+          return ssd_in_place(ctx, slice(p.in, begin, end), states, single, p.options);
+        },
+        c.name);
   }
 }
 

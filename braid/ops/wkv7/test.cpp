@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <span>
 #include <string>
 
 #include "braid/core/tape.h"
@@ -10,6 +11,7 @@
 #include "braid/ops/wkv7/reference.h"
 #include "braid/ops/wkv7/wkv7.h"
 #include "tests/support/numeric.h"
+#include "tests/support/recurrence.h"
 #include "tests/support/targets.h"
 
 namespace braid {
@@ -17,7 +19,8 @@ namespace {
 
 using test::Complex;
 
-constexpr Form kForms[] = {Form::kRecurrent, Form::kChunked};
+using test::kForms;
+using test::make_context;
 
 struct Problem {
   Wkv7Inputs in;
@@ -92,10 +95,6 @@ reference::Wkv7Output<double> reference_of_all(const Problem& p) {
   return all;
 }
 
-Context make_context(int threads = 2, Form form = Form::kAuto) {
-  return Context({.threads = threads, .poison = true}).with_form(form);
-}
-
 void check_forms_against_reference() {
   uint64_t seed = 1;
   for (const Wkv7Case& c : wkv7_test_cases()) {
@@ -133,28 +132,14 @@ TEST(Wkv7, StrongDecayStaysFinite) {
 TEST(Wkv7, BitsDependOnNeitherCutsNorNeighboursNorThreads) {
   for (const Wkv7Case& c : wkv7_test_cases()) {
     const Problem p = make_problem(c, 5);
-    Context one = make_context(1), three = make_context(3);
-    const Wkv7Result want = wkv7(one, p.in, p.initial, p.heads, p.batch);
-    const Wkv7Result threaded = wkv7(three, p.in, p.initial, p.heads, p.batch);
-    EXPECT_TRUE(test::same_bits(threaded.y, want.y)) << c.name;
-    EXPECT_TRUE(test::same_bits(threaded.final_state, want.final_state)) << c.name;
-
-    const int64_t size = p.initial.row_count();
-    for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-      const int64_t first = p.batch.offsets[static_cast<size_t>(s)], length = p.batch.length(s);
-      for (const int64_t piece : {int64_t{1}, int64_t{5}, int64_t{17}, length / 3 + 1}) {
-        std::vector<float> state(p.initial.f32() + s * size, p.initial.f32() + (s + 1) * size);
-        float* const states[] = {state.data()};
-        for (int64_t t = 0; t < length; t += piece) {
-          const int64_t end = std::min(length, t + piece);
-          const Tensor y = wkv7_in_place(three, slice(p.in, first + t, first + end), states,
-                                         p.heads, SequenceBatch::single(end - t, t));
-          ASSERT_TRUE(test::same_bits(y, want.y.slice_rows(first + t, first + end))) << c.name;
-        }
-        const Tensor last = host_tensor(state, want.final_state.slice_rows(s, s + 1).shape());
-        EXPECT_TRUE(test::same_bits(last, want.final_state.slice_rows(s, s + 1))) << c.name;
-      }
-    }
+    test::expect_same_bits_however_cut(
+        p.initial, p.batch,
+        [&](Context& ctx) { return wkv7(ctx, p.in, p.initial, p.heads, p.batch); },
+        [&](Context& ctx, int64_t begin, int64_t end, std::span<float* const> states,
+            const SequenceBatch& single) {
+          return wkv7_in_place(ctx, slice(p.in, begin, end), states, p.heads, single);
+        },
+        c.name);
   }
 }
 

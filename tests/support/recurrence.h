@@ -1,0 +1,55 @@
+#pragma once
+
+// What the tests of every recurrence share: its forms, contexts that reveal stale memory, and the
+// law that a token's bits depend on nothing but what came before it in its sequence.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "braid/core/context.h"
+#include "braid/core/sequence_batch.h"
+#include "tests/support/numeric.h"
+
+namespace braid::test {
+
+inline constexpr Form kForms[] = {Form::kRecurrent, Form::kChunked};
+
+inline Context make_context(int threads = 2, Form form = Form::kAuto) {
+  return Context({.threads = threads, .poison = true}).with_form(form);
+}
+
+/// Three threads give the bits of one, and each sequence alone, in pieces of several lengths through
+/// a state that is overwritten, gives the bits it has in the batch.
+///
+///   run(ctx)                                 the op over the batch: a struct of y and final_state
+///   piece(ctx, begin, end, states, single)   its in-place twin over rows [begin, end): y
+template <class Run, class Piece>
+void expect_same_bits_however_cut(const Tensor& initial, const SequenceBatch& batch, Run&& run,
+                                  Piece&& piece, const char* name) {
+  SCOPED_TRACE(name);
+  Context one = make_context(1), three = make_context(3);
+  const auto want = run(one);
+  const auto threaded = run(three);
+  EXPECT_TRUE(same_bits(threaded.y, want.y));
+  EXPECT_TRUE(same_bits(threaded.final_state, want.final_state));
+  const int64_t size = initial.row_count();
+  for (int64_t s = 0; s < batch.sequences(); ++s) {
+    const int64_t first = batch.offsets[static_cast<size_t>(s)], length = batch.length(s);
+    for (const int64_t step : {int64_t{1}, int64_t{5}, int64_t{17}, length / 3 + 1}) {
+      std::vector<float> state(initial.f32() + s * size, initial.f32() + (s + 1) * size);
+      float* const states[] = {state.data()};
+      for (int64_t t = 0; t < length; t += step) {
+        const int64_t end = std::min(length, t + step);
+        const Tensor y =
+            piece(three, first + t, first + end, states, SequenceBatch::single(end - t, t));
+        ASSERT_TRUE(same_bits(y, want.y.slice_rows(first + t, first + end)));
+      }
+      const Tensor last = want.final_state.slice_rows(s, s + 1);
+      EXPECT_TRUE(same_bits(host_tensor(state, last.shape()), last));
+    }
+  }
+}
+
+}  // namespace braid::test

@@ -6,22 +6,35 @@
 #   scripts/recall.sh --render RESULTS           writes the table of what was run to stdout
 #   scripts/recall.sh --list                     the mixers it knows, NAME=SPEC
 #
-# MIXER is such a name, or NAME=SPEC itself. Runs are done cell by cell. It may be killed at any
-# instant: begun again, it goes on from the checkpoint of the run it was in.
+# MIXER is such a name, or NAME=SPEC itself. Runs are done cell by cell; a cell whose accuracy is
+# reached at one rate is not run at the others. It may be killed at any instant: begun again, it
+# goes on from the checkpoint of the run it was in.
 set -euo pipefail
 export LC_ALL=C
 
 mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:state=64)x2"
-  "swa=(swa:32)x2" "linear_attn=(linear_attn)x2" "retnet=(retnet)x2" "lightning=(lightning)x2"
-  "rwkv7=(rwkv7)x2" "mamba1=(mamba1)x2" "s4d=(s4d)x2" "hyena=(hyena)x2")
+  "gated_delta=(gated_delta)x2" "rwkv7=(rwkv7)x2" "swa=(swa:32)x2" "linear_attn=(linear_attn)x2"
+  "favor=(linear_attn:feature=favor)x2" "retnet=(retnet)x2" "lightning=(lightning)x2"
+  "mamba1=(mamba1)x2" "s4d=(s4d)x2" "hyena=(hyena)x2" "linformer_causal=(linformer_causal)x2")
 cells=("64 4" "128 8" "256 16") # length, pairs
-rates=(1e-3 3e-3 1e-2)
+longest="attn mamba2+swa mamba2 gated_delta rwkv7" # the mixers that the last cell is run for
+rates=(3e-3 1e-3 1e-2)
+stop=0.99
 width=64 vocab=512
 tokens_a_step=4096 tokens_max=25000000
-common="--warmup 50 --min-lr 0 --weight-decay 0.1 --clip 1 --stop-accuracy 0.99 --eval-examples 500"
+common="--warmup 50 --min-lr 0 --weight-decay 0.1 --clip 1 --stop-accuracy $stop --eval-examples 500"
 
 # number LINE KEY: a number of a flat JSON object.
 number() { sed -n "s/.*\"$2\":\(-\?[0-9][0-9.eE+-]*\).*/\1/p" <<<"$1"; }
+
+# reached NAME LENGTH PAIRS: whether a run of the cell has the accuracy to stop at.
+reached() {
+  awk -v cell="\"mixer\":\"$1\",\"length\":$2,\"pairs\":$3," -v stop=$stop '
+    index($0, cell) && match($0, /"accuracy":[0-9.e-]*/) {
+      if (substr($0, RSTART + 11, RLENGTH - 11) + 0 >= stop) found = 1
+    }
+    END { exit !found }' "$results"
+}
 
 # one NAME SPEC LENGTH PAIRS RATE: trains, and appends a line to the results.
 one() {
@@ -64,7 +77,7 @@ one() {
 sweep() {
   braid=$1 results=$2
   shift 2
-  local chosen=() mixer cell rate
+  local chosen=() mixer cell rate name
   for name in "$@"; do
     if [[ $name == *=* ]]; then chosen+=("$name"); continue; fi
     local found=
@@ -85,8 +98,12 @@ sweep() {
   [[ -z $(tail -c 1 "$results") ]] || sed -i '$d' "$results"
   for cell in "${cells[@]}"; do
     for mixer in "${chosen[@]}"; do
+      name=${mixer%%=*}
+      [[ $cell != "${cells[-1]}" || " $longest " == *" $name "* ]] || continue
       # shellcheck disable=SC2086
-      for rate in "${rates[@]}"; do one "${mixer%%=*}" "${mixer#*=}" $cell "$rate"; done
+      for rate in "${rates[@]}"; do
+        reached "$name" $cell || one "$name" "${mixer#*=}" $cell "$rate"
+      done
     done
   done
 }
@@ -97,7 +114,8 @@ render() {
 
 How well stacks of two mixers, without feed-forward sublayers, answer multi-query associative recall (`mqar` of
 [tasks.md](tasks.md)): Zoology's task and set-up (arXiv:2312.04927) at a size that a CPU trains. `scripts/recall.sh` did the
-runs and wrote this page from their results; runs not yet done are left out.
+runs and wrote this page from their results; a cell is not run at further rates once it has the accuracy to stop at, and what has
+not been run is left out.
 
 Each cell is the best accuracy on held-out examples over the learning rates and evaluations, with its rate; the training tokens of
 the quickest run to the accuracy to stop at (a dash where none reached it); and the state of one sequence at that length.
@@ -157,7 +175,7 @@ TEXT
           if (!(at in best)) { line = line " |"; continue }
           reached = at in tokens ? sprintf("%.1fM", tokens[at] / 1e6) : "-"
           line = line sprintf(" %.1f%% (rate %s); %s; %s", 100 * best[at], best_rate[at], reached, state[at])
-          if (count[at] < rate_count) line = line sprintf("; %d of %d rates", count[at], rate_count)
+          if (!(at in tokens) && count[at] < rate_count) line = line sprintf("; %d of %d rates", count[at], rate_count)
           line = line " |"
         }
         print line

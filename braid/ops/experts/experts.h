@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "braid/core/context.h"
+#include "braid/ops/linear/weight.h"
+
+namespace braid {
+
+/// The function between an expert's two matrices. Gated: in (2F, D), the gate's rows first, and
+/// h = silu(gate) * up; plain: in (F, D) and h = act(in x).
+enum class ExpertActivation : uint8_t { kSwiglu, kRelu2, kRelu, kGelu, kSilu };
+
+/// One expert: out (D, F) applied to the activation of in.
+struct Expert {
+  Weight in, out;
+};
+
+/// y[n] = sum_j weights[n, j] f(x[n]; experts[ids[n, j]]), slots j in ascending order.
+///
+/// x (N, D) f32, rows may be strided; ids (N, k) i32, -1 for none; weights (N, k) f32; all experts
+/// of one shape and dtype; y (N, D) f32. Tokens are grouped by expert: many run as one product an
+/// expert, few as matrix-vector products, and only the weights of experts that are hit are read.
+/// A row of y depends on nothing but its own x, ids and weights, bit for bit.
+/// vjp: x, weights, and in and out of every expert that was hit (the others' gradient is absent).
+/// Throws Error(kUsage) where shapes do not fit or an id is outside -1..E-1.
+Tensor experts(Context& ctx, const Tensor& x, const Tensor& ids, const Tensor& weights,
+               std::span<const Expert> experts, ExpertActivation activation);
+
+/// The inner step alone, for rows that lie sorted by expert: y[m] = f(x[m]; experts[e]) for the
+/// rows offsets[e] <= m < offsets[e + 1]. Same bits a row as above; the weighted sum of these rows
+/// in slot order is `experts`. Not recorded on the tape.
+Tensor expert_rows(Context& ctx, const Tensor& x, std::span<const int64_t> offsets,
+                   std::span<const Expert> experts, ExpertActivation activation);
+
+}  // namespace braid

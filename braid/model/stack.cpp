@@ -137,6 +137,12 @@ void Stack::repack(Context& ctx) {
   }
 }
 
+void Stack::after_step(Context& ctx, const ExpertLoads& loads) {
+  for (const Residual& residual : sublayers_) {
+    for (const auto& branch : residual.branches) branch->after_step(ctx, loads);
+  }
+}
+
 void Stack::check_batch(std::span<const int32_t> tokens, const SequenceBatch& batch,
                         const ForwardOptions& options) const {
   check(static_cast<int64_t>(tokens.size()) == batch.tokens(),
@@ -199,9 +205,10 @@ Tensor Stack::recompute_sublayer(Context& ctx, size_t index, const Tensor& h, St
   // time it runs.
   auto fresh = std::make_shared<std::vector<std::string>>();
   const auto body = [this, index, names, fresh, carries = carried != nullptr,
-                     rope_context = stream.rope_context(),
-                     batch = stream.batch()](Context& inner, const std::vector<Tensor>& given) {
-    Stream again(batch, rope_context);
+                     options = stream.options(), batch = stream.batch()](
+                        Context& inner, const std::vector<Tensor>& given) mutable {
+    Stream again(batch, options);
+    options.loads = nullptr;  // the second run is the same tokens
     for (size_t i = 0; i < names.size(); ++i) again.publish(names[i], given[i + 1]);
     const auto initial = given.begin() + 1 + std::ssize(names);
     SlotTensors tensors{.initial = {initial, given.end()}, .last = {}};
@@ -237,7 +244,9 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
   const bool carries = options.carried != nullptr, streams = carries || !options.states.empty();
   if (carries && options.carried->empty()) options.carried->resize(sublayers_.size());
   // Rotary scales that depend on the length are fixed by the declared context once pieces are read.
-  Stream stream(batch, streams ? config_.max_context : 0);
+  Stream stream(batch, {.rope_context = streams ? config_.max_context : 0,
+                        .noise = options.noise,
+                        .loads = options.loads});
 
   Tensor h = embedding(ctx, tokens, embedding_.weight);
   if (config_.embedding_scale != 1.0) {

@@ -36,6 +36,9 @@ struct ForwardOptions {
   /// gradients flow through both, also when sublayers are recomputed. Refused where a sublayer
   /// keeps a row a token. The batch says where each piece starts.
   std::vector<SlotTensors>* carried = nullptr;
+  /// As StreamOptions; `loads` is fed once a pass, also when sublayers are recomputed.
+  std::optional<Rng> noise = std::nullopt;
+  ExpertLoads* loads = nullptr;
   /// Rows of the packed batch whose logits are wanted, ascending; all of them when not set.
   std::optional<std::vector<int64_t>> rows;
 };
@@ -54,6 +57,9 @@ class Stack {
   /// Exactly one of these gives the parameters their values.
   void load(Context& ctx, const Checkpoint& checkpoint);
   void initialize(Context& ctx, const Rng& rng);
+
+  /// After an optimiser step: sublayers move what no gradient trains (see Sublayer::after_step).
+  void after_step(Context& ctx, const ExpertLoads& loads);
 
   /// After an optimiser step changed the float32 masters: packs the matrices again.
   void repack(Context& ctx);

@@ -19,6 +19,9 @@ class Multiplied final : public Sublayer {
   StateSpec state_spec() const override { return inner_->state_spec(); }
   std::vector<Parameter*> parameters() override { return inner_->parameters(); }
   double matmul_flops() const override { return inner_->matmul_flops(); }
+  void after_step(Context& ctx, const ExpertLoads& loads) override {
+    inner_->after_step(ctx, loads);
+  }
 
  private:
   std::unique_ptr<Sublayer> inner_;

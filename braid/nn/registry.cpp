@@ -115,6 +115,8 @@ constexpr SublayerEntry kRegistry[] = {
 
 double Sublayer::matmul_flops() const { return 0; }
 
+void Sublayer::after_step(Context&, const ExpertLoads&) {}
+
 std::span<const SublayerEntry> sublayer_registry() { return kRegistry; }
 
 const SublayerEntry* find_sublayer(std::string_view name) {
@@ -155,7 +157,7 @@ const RopeAngles& Stream::angles(Context& ctx, const RopeOptions& options) {
   for (const auto& [known, angles] : angles_) {
     if (known == options) return angles;
   }
-  angles_.emplace_back(options, rope_angles(ctx, options, *batch_, rope_context_));
+  angles_.emplace_back(options, rope_angles(ctx, options, *batch_, options_.rope_context));
   return angles_.back().second;
 }
 

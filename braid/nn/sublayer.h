@@ -2,12 +2,15 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "braid/core/context.h"
+#include "braid/core/rng.h"
 #include "braid/core/sequence_batch.h"
+#include "braid/nn/expert_loads.h"
 #include "braid/nn/parameter.h"
 #include "braid/nn/spec.h"
 #include "braid/nn/state.h"
@@ -15,15 +18,24 @@
 
 namespace braid {
 
+/// What a forward pass is told beside its batch.
+struct StreamOptions {
+  /// The declared maximum context, which fixes rotary scales that depend on the whole length
+  /// (dynamic, longrope) while a state is carried; 0: each sequence's own length.
+  int64_t rope_context = 0;
+  /// Randomness of training (jitter, dropout); none: the pass is that of inference.
+  std::optional<Rng> noise = std::nullopt;
+  /// Gathers how many tokens chose each expert; null: nobody asks.
+  ExpertLoads* loads = nullptr;
+};
+
 /// What flows down the stack beside the hidden rows: computed once per forward pass, read by all.
 class Stream {
  public:
-  /// `rope_context` > 0 is the declared maximum context, which fixes rotary scales that depend on
-  /// the whole length (dynamic, longrope) while a state is carried; 0: each sequence's own length.
-  explicit Stream(const SequenceBatch& batch, int64_t rope_context = 0)
-      : batch_(&batch), rope_context_(rope_context) {}
+  explicit Stream(const SequenceBatch& batch, const StreamOptions& options = {})
+      : batch_(&batch), options_(options) {}
   const SequenceBatch& batch() const { return *batch_; }
-  int64_t rope_context() const { return rope_context_; }
+  const StreamOptions& options() const { return options_; }
 
   /// Rotation angles of this batch for one rotary configuration; layers that share it share them.
   const RopeAngles& angles(Context& ctx, const RopeOptions& options);
@@ -43,7 +55,7 @@ class Stream {
 
  private:
   const SequenceBatch* batch_;
-  int64_t rope_context_;
+  StreamOptions options_;
   Published published_;
   std::vector<std::pair<RopeOptions, RopeAngles>> angles_;
 };
@@ -78,6 +90,9 @@ class Sublayer {
   virtual std::vector<Parameter*> parameters() = 0;
   /// Floating-point operations of one token's matrix products (2 a multiply-add).
   virtual double matmul_flops() const;
+  /// Called in training after each step of the optimiser, with the loads of that step: parameters
+  /// that no gradient trains may move.
+  virtual void after_step(Context& ctx, const ExpertLoads& loads);
 };
 
 /// What the property suite may ask of an entry.

@@ -4,8 +4,8 @@
 
 namespace braid {
 
-CrossEntropyResult predict(Context& ctx, const Stack& stack, const TrainingBatch& batch) {
-  ForwardOptions options;
+CrossEntropyResult predict(Context& ctx, const Stack& stack, const TrainingBatch& batch,
+                           ForwardOptions options) {
   std::vector<int64_t> rows;
   std::vector<int32_t> targets;
   for (size_t i = 0; i < batch.targets.size(); ++i) {

@@ -21,9 +21,10 @@ struct TrainingBatch {
 };
 
 /// Runs the stack over a batch and scores it: `loss` is the mean over the C targets that count, and
-/// the results have a row for each of these, in order. Logits are computed for no other row. On the
-/// context's tape, if there is one.
-CrossEntropyResult predict(Context& ctx, const Stack& stack, const TrainingBatch& batch);
+/// the results have a row for each of these, in order. Logits are computed for no other row (the
+/// rows of `options` are set here). On the context's tape, if there is one.
+CrossEntropyResult predict(Context& ctx, const Stack& stack, const TrainingBatch& batch,
+                           ForwardOptions options = {});
 
 /// An endless row of training batches: pieces of a corpus, examples of a task.
 ///

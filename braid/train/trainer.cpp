@@ -12,6 +12,9 @@
 namespace braid {
 namespace {
 
+// Of the run's random numbers: those of noise in the forward pass.
+constexpr uint64_t kNoiseStream = 0x6e6f697365;
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -105,7 +108,10 @@ Trainer::Score Trainer::micro_batch(int64_t index) {
   const TrainingBatch batch = source_.batch(index);
   Tape tape(optimizer_.sinks());
   Context taped = ctx_.with_tape(&tape);
-  const CrossEntropyResult scores = predict(taped, stack_, batch);
+  const CrossEntropyResult scores =
+      predict(taped, stack_, batch,
+              {.noise = ctx_.rng().fork(kNoiseStream).fork(static_cast<uint64_t>(index)),
+               .loads = &loads_});
   Score score{.loss = ctx_.to_host(scores.loss).f32()[0], .counted = scores.counted};
   const Tensor hits = ctx_.to_host(scores.correct);
   for (int64_t i = 0; i < hits.count(); ++i) score.correct += hits.data<int32_t>()[i];
@@ -125,6 +131,7 @@ double Trainer::matmul_flops(int64_t tokens, int64_t targets) const {
 StepReport Trainer::train_step() {
   const auto start = std::chrono::steady_clock::now();
   optimizer_.zero_gradients(ctx_);
+  loads_ = {};
   Score sum;
   for (int64_t i = 0; i < options_.accumulate; ++i) {
     const Score score = micro_batch(step_ * options_.accumulate + i);
@@ -141,6 +148,7 @@ StepReport Trainer::train_step() {
         "train: step {}: loss {} and gradient norm {}, want finite numbers (a lower learning rate "
         "or more warm-up may help)",
         report.step, report.loss, report.gradient_norm);
+  stack_.after_step(ctx_, loads_);
   ++step_;
   const double seconds = seconds_since(start);
   seconds_ += seconds;

@@ -91,6 +91,7 @@ class Trainer {
   Optimizer optimizer_;
   int64_t step_ = 0;
   double seconds_ = 0;
+  ExpertLoads loads_;    // of the newest step
   double accuracy_ = 0;  // of the newest evaluation on the first set
   uint64_t metrics_bytes_ = 0;
 };

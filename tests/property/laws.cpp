@@ -54,7 +54,7 @@ Initializer drawn_where_zero(const Initializer& init, const Parameter& matrix) {
 
 // A stream in which earlier sublayers have left what later ones may read.
 Stream stream_of(const SequenceBatch& batch, const Tensor& x, int64_t rope_context = 0) {
-  Stream stream(batch, rope_context);
+  Stream stream(batch, {.rope_context = rope_context});
   stream.publish(Stream::kEmbedding, x);
   stream.publish(Rwkv7Mixer::kFirstValues, x);
   return stream;

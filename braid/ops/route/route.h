@@ -28,8 +28,8 @@ struct RouteOptions {
   /// before all second ones; 0: no limit. The only option under which a token's result depends on
   /// others.
   float capacity = 0;
-  /// Coefficients of losses whose gradients the vjp adds to the logits', each as a sum over the
-  /// N tokens of a mean per token, as the cross-entropy it accompanies. (See route/README.md.)
+  /// Coefficients of losses, each a mean over the N tokens as the cross-entropy they accompany,
+  /// whose gradients the vjp adds to the logits' whatever comes in. (See route/README.md.)
   float balance_loss = 0, z_loss = 0, sequence_loss = 0;
 };
 

@@ -110,6 +110,7 @@ constexpr SublayerEntry kVariants[] = {
      {.state_grows = true},
      "attn:heads=4,kv=2,scale=0.15,in_scale=1.1,out_scale=-0.9",
      ""},
+    {"attn_qk_norm", nullptr, {.state_grows = true}, "attn:heads=4,kv=2,qk_norm=1,bias=1", ""},
     {"mamba2_scales",
      nullptr,
      {},

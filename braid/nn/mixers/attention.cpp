@@ -1,5 +1,7 @@
 #include "braid/nn/mixers/attention.h"
 
+#include "braid/ops/view/view.h"
+
 namespace braid {
 
 AttentionMixer::AttentionMixer(const SublayerConfig& config, SpecOptions& options, bool windowed)
@@ -8,11 +10,25 @@ AttentionMixer::AttentionMixer(const SublayerConfig& config, SpecOptions& option
   qkv_proj_ =
       Linear("qkv_proj", D, core_.qkv_width(), options.flag("bias", false), projection_init(D));
   o_proj_ = Linear("o_proj", q, D, options.flag("out_bias", false), residual_init(q, config.count));
+  qk_norm_ = options.flag("qk_norm", false);
+  q_norm_ = Norm("q_norm", core_.head_dim(), NormKind::kRms, config.norm_eps);
+  k_norm_ = Norm("k_norm", core_.head_dim(), NormKind::kRms, config.norm_eps);
+}
+
+// Every head of x (N, heads hd) on its own.
+Tensor AttentionMixer::norm_heads(Context& ctx, const Norm& norm, const Tensor& x) const {
+  const int64_t hd = core_.head_dim();
+  const Tensor heads = reshape(ctx, x, {x.rows(), x.dim(1) / hd, hd});
+  return reshape(ctx, norm.forward(ctx, heads), x.shape());
 }
 
 Tensor AttentionMixer::forward(Context& ctx, const Tensor& x, Stream& stream,
                                const LayerState* state) const {
-  const std::vector<Tensor> qkv = core_.split(ctx, qkv_proj_.forward(ctx, x));
+  std::vector<Tensor> qkv = core_.split(ctx, qkv_proj_.forward(ctx, x));
+  if (qk_norm_) {
+    qkv[0] = norm_heads(ctx, q_norm_, qkv[0]);
+    qkv[1] = norm_heads(ctx, k_norm_, qkv[1]);
+  }
   return o_proj_.forward(ctx, core_.forward(ctx, qkv[0], qkv[1], qkv[2], stream, state));
 }
 
@@ -20,6 +36,10 @@ std::vector<Parameter*> AttentionMixer::parameters() {
   std::vector<Parameter*> out;
   qkv_proj_.collect(out);
   o_proj_.collect(out);
+  if (qk_norm_) {
+    q_norm_.collect(out);
+    k_norm_.collect(out);
+  }
   return out;
 }
 

@@ -27,6 +27,7 @@ class AttentionCore {
                  const LayerState* state) const;
   StateSpec state_spec() const;
 
+  int64_t head_dim() const { return head_dim_; }
   int64_t q_width() const { return attention_.heads * head_dim_; }
   int64_t kv_width() const { return attention_.kv_heads * head_dim_; }
   int64_t qkv_width() const { return q_width() + 2 * kv_width(); }

@@ -21,7 +21,7 @@ void normalize_rows(const RmsNormDims& dims, int64_t begin, int64_t end, const f
   const vec::F32Tag d;
   const auto width = static_cast<size_t>(dims.width);
   for (int64_t row = begin; row < end; ++row) {
-    const float* xi = x + row * dims.x_stride;  // (width)
+    const float* xi = x + dims.x_at(row);  // (width)
     float* yi = y + row * dims.width;
     const float squares = vec::sum_over_row(width, [&](auto at, size_t j, vec::F32 sum) {
       const vec::F32 v = at.load(xi + j);
@@ -46,8 +46,8 @@ void normalize_rows_vjp(const RmsNormDims& dims, int64_t block, const float* x, 
   const int64_t end = std::min(begin + RmsNormDims::kBlockRows, dims.rows);
   if (dw != nullptr) std::fill_n(dw, width, 0.0f);
   for (int64_t row = begin; row < end; ++row) {
-    const float* xi = x + row * dims.x_stride;
-    const float* dyi = dy + row * dims.dy_stride;
+    const float* xi = x + dims.x_at(row);
+    const float* dyi = dy + dims.dy_at(row);
     float* dxi = dx + row * dims.width;
     const auto gradient = [&](auto at, size_t j) {
       const vec::F32 v = at.load(dyi + j);

@@ -18,7 +18,7 @@ __global__ void rms_norm_kernel(RmsNormDims dims, const float* __restrict__ x,
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x, width = dims.width;
   const int64_t vectors = (width + 3) / 4;
-  const float* xi = x + row * dims.x_stride;
+  const float* xi = x + dims.x_at(row);
   float* yi = y + row * width;
   const auto normalize = [&](float4 v, int64_t i, float r) {
     v = map4(v, [=](float e) { return e * r; });
@@ -62,8 +62,8 @@ __global__ void rms_norm_dx_kernel(RmsNormDims dims, const float* __restrict__ x
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x, width = dims.width;
   const int64_t vectors = (width + 3) / 4;
-  const float* xi = x + row * dims.x_stride;
-  const float* dyi = dy + row * dims.dy_stride;
+  const float* xi = x + dims.x_at(row);
+  const float* dyi = dy + dims.dy_at(row);
   const float r = rstd[row];
   const auto gradient = [&](int64_t i) {
     const float4 v = load4<kAligned>(dyi, i, width);
@@ -112,7 +112,7 @@ __global__ void rms_norm_dw_kernel(RmsNormDims dims, const float* __restrict__ x
     for (int64_t k = 0; k < RmsNormDims::kBlockRows; ++k) {
       const int64_t row = begin + k;
       if (row < dims.rows) {
-        sum = fmaf(dy[row * dims.dy_stride + j] * rstd[row], x[row * dims.x_stride + j], sum);
+        sum = fmaf(dy[dims.dy_at(row) + j] * rstd[row], x[dims.x_at(row) + j], sum);
       }
     }
     partial[block * dims.width + j] = sum;

@@ -8,8 +8,14 @@ class ThreadPool;
 
 struct RmsNormDims {
   int64_t rows, width;
-  int64_t x_stride, dy_stride;  // elements between rows; y and dx are contiguous
+  int64_t x_stride, dy_stride;  // elements between runs of rows; y and dx are contiguous
   float eps;
+  int64_t run = 1;  // rows that lie end to end
+  constexpr int64_t at(int64_t row, int64_t stride) const {
+    return run == 1 ? row * stride : row / run * stride + row % run * width;
+  }
+  constexpr int64_t x_at(int64_t row) const { return at(row, x_stride); }
+  constexpr int64_t dy_at(int64_t row) const { return at(row, dy_stride); }
   /// Rows whose contributions to dw are added up first; then the blocks are, in a fixed order.
   static constexpr int64_t kBlockRows = 32;
   constexpr int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }

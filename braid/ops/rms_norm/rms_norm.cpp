@@ -9,13 +9,16 @@ using Forward = Kernel<&cpu::rms_norm, &cuda::rms_norm>;
 using Backward = Kernel<&cpu::rms_norm_vjp, &cuda::rms_norm_vjp>;
 
 Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& w, float eps) {
-  check(x.rank() == 2 && x.dim(1) > 0, "rms_norm: x has shape {}, want (N, D)",
-        to_string(x.shape()));
-  const RmsNormDims dims{.rows = x.rows(),
-                         .width = x.dim(1),
+  const bool in_runs = x.rank() == 3;
+  check((x.rank() == 2 || in_runs) && x.row_count() > 0,
+        "rms_norm: x has shape {}, want (N, D) or (N, H, D)", to_string(x.shape()));
+  const int64_t run = in_runs ? x.dim(1) : 1;
+  const RmsNormDims dims{.rows = x.rows() * run,
+                         .width = x.row_count() / run,
                          .x_stride = x.row_stride(),
-                         .dy_stride = x.dim(1),
-                         .eps = eps};
+                         .dy_stride = x.row_count(),
+                         .eps = eps,
+                         .run = run};
   check(!w.defined() || w.shape() == Shape{dims.width}, "rms_norm: w has shape {}, want ({})",
         to_string(w.shape()), dims.width);
   const float* weight = w.defined() ? w.f32() : nullptr;

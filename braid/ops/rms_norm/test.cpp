@@ -63,6 +63,29 @@ TEST_P(RmsNorm, ARowDependsOnNothingElse) {
   EXPECT_EQ(std::vector<double>(whole.end() - 131, whole.end()), alone);
 }
 
+// Heads side by side in a slice of wider rows, gradients included: as rows of their own.
+TEST_P(RmsNorm, HeadsOfASliceAreRows) {
+  constexpr int64_t kTokens = 19, kHeads = 3, kDim = 11, kWidth = kHeads * kDim;
+  const auto run = [&](const Tensor& given, const Tensor& dy) {
+    Tape tape;
+    Tensor x = given, w = to_device(randn({kDim}, 9));
+    tape.watch(x);
+    tape.watch(w);
+    Context taped = ctx().with_tape(&tape);
+    const Tensor y = rms_norm(taped, x, w, kEps);
+    EXPECT_EQ(y.shape(), x.shape());
+    tape.backward(ctx(), {y}, {dy});
+    return std::vector{read(y), read(tape.grad(x)), read(tape.grad(w))};
+  };
+  const Tensor x = to_device(randn({kTokens, kWidth}, 8), 5);
+  const Tensor dy = to_device(randn({kTokens, kWidth}, 10), 3);
+  const auto rows = [&](const Tensor& t) {
+    return to_device(ctx().to_host(t).reshape({kTokens * kHeads, kDim}));
+  };
+  const Shape heads{kTokens, kHeads, kDim};
+  EXPECT_EQ(run(x.reshape(heads), dy.reshape(heads)), run(rows(x), rows(dy)));
+}
+
 TEST_P(RmsNorm, RefusesOtherShapes) {
   const Tensor x = to_device(randn({2, 4}, 1));
   EXPECT_THROW(rms_norm(ctx(), x, to_device(randn({5}, 1)), kEps), Error);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "braid/core/error.h"
+#include "braid/nn/ffns/mlp.h"
 #include "braid/nn/ffns/rwkv7_cmix.h"
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
@@ -109,6 +110,11 @@ constexpr SublayerEntry kRegistry[] = {
      {.mixer = false},
      "swiglu:hidden=96",
      "gated feed-forward with SiLU"},
+    {"mlp",
+     &make<MlpFfn>,
+     {.mixer = false},
+     "mlp:hidden=96",
+     "plain feed-forward with relu^2, relu, GELU or SiLU"},
 };
 
 }  // namespace

@@ -142,6 +142,14 @@ constexpr SublayerEntry kVariants[] = {
      "linformer_causal:block=8,rank=3,heads=2,share=1,rope=none",
      ""},
     {"rwkv7_later", nullptr, {.state_gradients = true}, "rwkv7 rwkv7:head=32,w=4,a=4,v=4,g=4", ""},
+    {"attn_gate",
+     nullptr,
+     {.state_grows = true},
+     "attn:heads=4,kv=2,gate=1,partial=0.25,bias=1,qk_norm=1",
+     ""},
+    {"mlp_bias", nullptr, {.mixer = false}, "mlp:hidden=40,bias=1", ""},
+    {"mlp_gelu", nullptr, {.mixer = false}, "mlp:hidden=40,act=gelu", ""},
+    {"mlp_silu", nullptr, {.mixer = false}, "mlp:act=silu", ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };
 

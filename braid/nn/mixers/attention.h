@@ -12,10 +12,12 @@ namespace braid {
 /// learned weight before it is turned (Qwen3).
 ///
 /// Options: those of AttentionCore (heads: width / 64, at least 1; kv: = heads; dim: width / heads;
-/// scale of the scores: dim^-0.5, where a multiplier of the keys goes in; rotary positions), bias
-/// and out_bias (0), qk_norm (0).
-/// Parameters: qkv_proj ((H + 2 Hkv) hd, D) with the rows of q, then k, then v; o_proj (D, H hd);
-/// with qk_norm q_norm and k_norm (hd).
+/// scale of the scores: dim^-0.5, where a multiplier of the keys goes in; rotary positions), bias,
+/// out_bias (0), qk_norm (0), gate (0; 1: what the heads read, times sigmoid(x W_gate^T), goes into
+/// o_proj).
+/// Parameters: qkv_proj ((H + 2 Hkv) hd, D) with the rows of q, then k, then v, then (H hd) of the
+/// gate; o_proj (D, H hd); with qk_norm q_norm and k_norm (hd). Source of the gate: Qiu et al.,
+/// arXiv:2505.06708.
 class AttentionMixer final : public Sublayer {
  public:
   /// `windowed`: the first positional option is the window.
@@ -31,6 +33,7 @@ class AttentionMixer final : public Sublayer {
   Tensor norm_heads(Context& ctx, const Norm& norm, const Tensor& x) const;
 
   AttentionCore core_;
+  bool gated_ = false;
   Linear qkv_proj_, o_proj_;
   bool qk_norm_ = false;
   Norm q_norm_, k_norm_;

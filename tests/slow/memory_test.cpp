@@ -1,13 +1,15 @@
 // Goal: memory and speed do not depend on how long a text is where no state grows, and loading a
 // model costs little more than its weights. Method: a million tokens read and a hundred thousand
 // made, with resident memory and the CPU time of each window of tokens; the peak of a process that
-// loads half a gigabyte.
+// loads half a gigabyte. Every mixer reads a hundred thousand tokens.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -131,6 +133,57 @@ TEST(LongText, TheShippedModel) {
   }
   expect_level_session(ctx, model.session(ctx), model.config().vocab, "young-readers");
 }
+
+// Every mixer that streams, between bfloat16 matrices: its numbers stay finite, and memory stays
+// level where the state does.
+class EveryMixer : public ::testing::TestWithParam<SublayerEntry> {};
+
+TEST_P(EveryMixer, ReadsAHundredThousandTokens) {
+  constexpr int64_t kTokens = 100'000, kWindow = 2'000, kEarly = 10'000;
+  const SublayerEntry& entry = GetParam();
+  Context ctx({.threads = 1});
+  Stack stack(test::SmallModel::config(fmt::format("({} swiglu)x2", entry.example)),
+              {.matrix_dtype = DType::kBF16});
+  stack.initialize(ctx, Rng(1));
+  State state = stack.make_state(ctx);
+  State* const states[] = {&state};
+  int64_t early = 0;
+  for (int64_t at = 0; at < kTokens; at += kWindow) {
+    const auto tokens = test::random_tokens(kWindow, static_cast<uint64_t>(at));
+    const Tensor logits = stack.forward(ctx, tokens, SequenceBatch::single(kWindow, at),
+                                        {.states = states, .rows = {{0, kWindow - 1}}});
+    for (int64_t i = 0; i < logits.count(); ++i) {
+      ASSERT_TRUE(std::isfinite(logits.f32()[i])) << "in the " << kWindow << " from " << at;
+    }
+    if (at + kWindow == kEarly) early = memory("VmRSS");
+  }
+  int64_t bytes = 0, early_bytes = 0;
+  for (const StateSpec& spec : stack.state_specs()) {
+    bytes += state_bytes(spec, kTokens);
+    early_bytes += state_bytes(spec, kEarly);
+  }
+  const int64_t late = memory("VmRSS");
+  std::printf("%s: %.1f KiB of state, %.1f MiB resident, %+.1f since token %lld\n",
+              entry.example.data(), static_cast<double>(bytes) / 0x1p10,
+              static_cast<double>(late) / 0x1p20, static_cast<double>(late - early) / 0x1p20,
+              static_cast<long long>(kEarly));
+  if (entry.traits.state_grows) return;
+  EXPECT_EQ(bytes, early_bytes);
+  EXPECT_LE(static_cast<double>(late), 1.05 * static_cast<double>(early));
+}
+
+// Without full attention and long convolutions: their cost grows with every token.
+std::vector<SublayerEntry> streaming_mixers() {
+  std::vector<SublayerEntry> entries;
+  for (const SublayerEntry& entry : sublayer_registry()) {
+    const bool bounded = !entry.traits.state_grows || entry.name == "linformer_causal";
+    if (entry.traits.mixer && entry.traits.streams && bounded) entries.push_back(entry);
+  }
+  return entries;
+}
+
+INSTANTIATE_TEST_SUITE_P(LongText, EveryMixer, ::testing::ValuesIn(streaming_mixers()),
+                         [](const auto& entry) { return std::string(entry.param.name); });
 
 // A native checkpoint of random bfloat16 matrices, written without ever being in memory.
 void write_large_model(const fs::path& directory, const ModelConfig& config) {

@@ -104,6 +104,18 @@ Tensor part_of(const SafetensorsFile& file, const WeightPart& part, const Shape&
   return file.tensor(part.name, stored).reshape(shape);
 }
 
+// One row, in the shape of a part, of a tensor that holds it for several.
+Tensor row_of(const SafetensorsFile& file, const WeightPart& part, const Shape& shape) {
+  std::vector<int64_t> extents(shape.dims().begin(), shape.dims().end());
+  const int64_t least = part.fused_rows > 0 ? part.fused_rows : part.fused_row + 1;
+  const Shape& found = file.entry(part.fused).shape;
+  const bool enough =
+      found.rank() > 0 && (part.fused_rows > 0 ? found[0] == least : found[0] >= least);
+  extents.insert(extents.begin(), enough ? found[0] : least);
+  const Tensor all = file.tensor(part.fused, Shape(extents));
+  return all.slice_rows(part.fused_row, part.fused_row + 1).reshape(shape);
+}
+
 }  // namespace
 
 std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& wanted) const {
@@ -116,8 +128,8 @@ std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& want
     const bool fused =
         !file_.contains(part.name) && !part.fused.empty() && file_.contains(part.fused);
     check(fused || file_.contains(part.name), ErrorKind::kFormat,
-          "{}: has no tensor {}, want {} of {}", file_.path().string(), quote(part.name),
-          to_string(wanted), name);
+          "{}: has no tensor {}, want {} of {}", file_.path().string(),
+          quote(part.name.empty() ? part.fused : part.name), to_string(wanted), name);
     const std::string& stored = fused ? part.fused : part.name;
     const SafetensorsEntry& entry = file_.entry(stored);
     Shape shape = wanted;  // what this part should have, in the file's rank
@@ -127,11 +139,7 @@ std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& want
     check(floating, ErrorKind::kFormat, "{}: tensor {} is {}, want f32, bf16 or f16",
           file_.path().string(), quote(stored), to_string(entry.dtype));
     if (fused) {
-      const Tensor all = file_.tensor(stored);
-      check(all.rank() == 2 && part.fused_row < all.rows() && all.dim(1) == shape[0],
-            ErrorKind::kFormat, "{}: tensor {} has shape {}, want (N, {}), N > {}",
-            file_.path().string(), quote(stored), to_string(all.shape()), shape[0], part.fused_row);
-      tensors.push_back(all.slice_rows(part.fused_row, part.fused_row + 1).reshape(shape));
+      tensors.push_back(row_of(file_, part, shape));
     } else {
       tensors.push_back(part_of(file_, part, shape));
     }

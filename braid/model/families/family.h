@@ -21,6 +21,7 @@ struct WeightPart {
   int64_t rows = 0;        // how many the family expects; 0: those the parameter leaves
   std::string fused = {};  // where there is no `name`: the tensor of whose rows it is `fused_row`
   int64_t fused_row = 0;
+  int64_t fused_rows = 0;   // how many that tensor has; 0: more than `fused_row`
   bool squeeze = false;     // (C, 1, W) in the file, (C, W) here
   bool flat = false;        // extents of 1 do not count: (1, 1, C) or (C) in the file, (C) here
   bool transposed = false;  // (K, N) in the file, (N, K) here
@@ -131,14 +132,57 @@ SpecBuilder mamba2_options(const JsonObject& json, int64_t width, const Mamba2Ke
 std::vector<std::string> layer_kinds(const JsonObject& json, std::string_view key, int64_t layers,
                                      std::initializer_list<std::string_view> kinds);
 
+/// How a family calls the keys of its mixtures of experts, and their defaults (0: the key must be
+/// there). num_experts, num_local_experts and n_routed_experts all count as `experts`.
+struct MoeKeys {
+  std::string_view experts = "num_experts";
+  std::string_view chosen = "num_experts_per_tok";
+  std::string_view hidden = "moe_intermediate_size";
+  int64_t default_experts = 0;
+  int64_t default_chosen = 0;
+  int64_t default_hidden = 0;
+};
+/// `moe:E/k,hidden=F`; what else there is to say is the family's.
+SpecBuilder moe_options(const JsonObject& json, const MoeKeys& keys);
+/// Whether there are experts at all.
+bool has_experts(const JsonObject& json, const MoeKeys& keys);
+
+/// The matrices of a feed-forward, behind its path. With no `gate`, `up` holds both, the gate's
+/// rows first.
+struct FfnNames {
+  std::string_view gate = "gate_proj", up = "up_proj", down = "down_proj";
+};
+struct FfnShape {
+  int64_t hidden = 0;
+  bool gated = true, biased = true;
+};
+void map_ffn(const std::string& native, const std::string& file, const FfnNames& names,
+             const FfnShape& shape, WeightMap* map);
+
+/// The tensors of a mixture of experts, behind the path of its layer; empty: there is none.
+struct MoeNames {
+  std::string_view router = "mlp.gate.weight";
+  std::string_view router_bias = {};          // the bias of the selection
+  std::string_view experts = "mlp.experts.";  // an expert's number follows, then `ffn`
+  FfnNames ffn = {};
+  std::string_view fused_in = {}, fused_out = {};  // of all experts: (E, 2F or F, D), (E, D, F)
+  std::string_view shared = {};                    // `ffn` follows
+  std::string_view shared_gate = {};
+};
+/// `native` ends in "moe.". Reads E, hidden, act, shared and shared_hidden of `spec`.
+void map_moe(const std::string& native, const std::string& file, const SublayerSpec& spec,
+             const MoeNames& names, WeightMap* map);
+
 /// What families call the parts of a layer of two sublayers, under model.layers.N.
 struct LayerNames {
   std::string_view mixer_norm = "input_layernorm";
   std::string_view ffn_norm = "post_attention_layernorm";
   std::string_view ffn = "mlp";
+  FfnNames ffn_parts = {};
+  MoeNames moe = {};
   std::string_view final_norm = "model.norm.weight";
 };
-/// Tensors of such layers: attention is self_attn, Mamba-2 is mamba.
+/// Tensors of such layers: attention is self_attn, Mamba of either kind is mamba.
 WeightMap layer_weights(const ModelConfig& config, const LayerNames& names);
 void map_mamba2(const std::string& native, const std::string& file, WeightMap* map);
 void map_mamba1(const std::string& native, const std::string& file, WeightMap* map);

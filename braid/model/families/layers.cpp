@@ -39,15 +39,8 @@ void map_attention(const std::string& native, const std::string& file, const Sub
                                            {.name = file + "v_proj." + kind, .rows = kv}};
     (*map)[native + "o_proj." + kind] = {{.name = file + "o_proj." + kind}};
   }
-}
-
-void map_swiglu(const std::string& native, const std::string& file, const SublayerSpec& spec,
-                WeightMap* map) {
-  const int64_t hidden = SpecOptions(spec).integer("hidden", 0);
-  for (const std::string kind : {"weight", "bias"}) {
-    (*map)[native + "gate_up." + kind] = {{.name = file + "gate_proj." + kind, .rows = hidden},
-                                          {.name = file + "up_proj." + kind, .rows = hidden}};
-    (*map)[native + "down." + kind] = {{.name = file + "down_proj." + kind}};
+  for (const std::string norm : {"q_norm.weight", "k_norm.weight"}) {
+    (*map)[native + norm] = {{.name = file + norm}};
   }
 }
 
@@ -130,8 +123,14 @@ WeightMap layer_weights(const ModelConfig& config, const LayerNames& names) {
       const std::string path = native + branch.name + ".";
       if (branch.name == "mamba2") {
         map_mamba2(path, file + "mamba.", &map);
+      } else if (branch.name == "mamba1") {
+        map_mamba1(path, file + "mamba.", &map);
+      } else if (branch.name == "moe") {
+        map_moe(path, file, branch, names.moe, &map);
       } else if (branch.name == "swiglu") {
-        map_swiglu(path, fmt::format("{}{}.", file, names.ffn), branch, &map);
+        const int64_t hidden = SpecOptions(branch).integer("hidden", 0);
+        map_ffn(path, fmt::format("{}{}.", file, names.ffn), names.ffn_parts, {.hidden = hidden},
+                &map);
       } else {
         map_attention(path, file + "self_attn.", branch, &map);
       }

@@ -2,7 +2,8 @@
 # Installs what the build needs on Debian 12, if anything is missing.
 set -eu
 packages="g++ cmake ninja-build pkg-config git libfmt-dev nlohmann-json3-dev libcli11-dev libhwy-dev
-libpcre2-dev libutf8proc-dev libkissfft-dev libgtest-dev libdnnl-dev ccache"
+libpcre2-dev libutf8proc-dev libkissfft-dev libgtest-dev libdnnl-dev libopenmpi-dev openmpi-bin
+ccache"
 missing=""
 for package in $packages; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" ||

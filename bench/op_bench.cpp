@@ -38,6 +38,7 @@ constexpr OpBench kOps[] = {
     {"lrpe", &lrpe_cases},
     {"rms_norm", &rms_norm_cases},
     {"rope", &rope_cases},
+    {"route", &route_cases},
     {"scale_columns", &scale_columns_cases},
     {"selective_scan", &selective_scan_cases},
     {"short_conv", &short_conv_cases},

@@ -30,6 +30,9 @@ void selective_scan_cases(Context& ctx, const Emit& emit);
 void short_conv_cases(Context& ctx, const Emit& emit);
 void ssd_cases(Context& ctx, const Emit& emit);
 
+// ops_experts.cpp: mixtures of experts.
+void route_cases(Context& ctx, const Emit& emit);
+
 // ops_rwkv.cpp
 void token_shift_cases(Context& ctx, const Emit& emit);
 void wkv7_cases(Context& ctx, const Emit& emit);

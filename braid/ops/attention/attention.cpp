@@ -24,27 +24,35 @@ AttentionDims make_dims(const Tensor& q, const Tensor& k, const Tensor& v,
         "attention: {} heads share {} kv heads, want a positive multiple", o.heads, o.kv_heads);
   check(o.window >= 0, "attention: window is {}, want 0 (none) or more", o.window);
   const int64_t n = batch.tokens();
+  const bool in_keys = o.values_in_keys > 0;
+  check(o.values_in_keys >= 0 && (!in_keys || (!v.defined() && o.window == 0)),
+        "attention: the values are the first {} dimensions of the keys, want no v and no window",
+        o.values_in_keys);
   for (const auto& [x, heads, name] :
        {std::tuple{&q, o.heads, "q"}, std::tuple{&k, o.kv_heads, "k"},
-        std::tuple{&v, o.kv_heads, "v"}}) {
+        std::tuple{in_keys ? &k : &v, o.kv_heads, "v"}}) {
     check(x->rank() == 2 && x->rows() == n && x->dim(1) > 0 && x->dim(1) % heads == 0,
           "attention: {} has shape {}, want ({}, {} heads)", name, to_string(x->shape()), n, heads);
   }
   AttentionDims dims{.heads = o.heads,
                      .kv_heads = o.kv_heads,
                      .head_dim = q.dim(1) / o.heads,
-                     .value_dim = v.dim(1) / o.kv_heads,
+                     .value_dim = in_keys ? o.values_in_keys : v.dim(1) / o.kv_heads,
                      .window = o.window == 0 ? kNoWindow : o.window,
                      .q_stride = q.row_stride(),
                      .k_stride = k.row_stride(),
-                     .v_stride = v.row_stride(),
-                     .page_dtype = DType::kF32};
+                     .v_stride = in_keys ? 0 : v.row_stride(),
+                     .page_dtype = DType::kF32,
+                     .values_in_keys = in_keys};
   const int64_t hd = dims.head_dim;
   check(k.dim(1) == o.kv_heads * hd, "attention: k has shape {}, want ({}, {})",
         to_string(k.shape()), n, o.kv_heads * hd);
   check(hd % 8 == 0 && dims.value_dim % 8 == 0 && hd <= 1024 && dims.value_dim <= 1024,
         "attention: heads are {} wide and their values {}, want multiples of 8 up to 1024", hd,
         dims.value_dim);
+  check(!in_keys || dims.value_dim <= hd,
+        "attention: values are {} wide inside keys of {}, want at most as much", dims.value_dim,
+        hd);
   dims.scale =
       static_cast<float>(o.scale != 0 ? o.scale : 1.0 / std::sqrt(static_cast<double>(hd)));
   return dims;
@@ -109,18 +117,30 @@ struct Work {
   int64_t grain = 1;
 };
 
+/// As many as an item may have, but a share each where one would have them all: a decode step of
+/// many heads that read the same keys.
+int64_t rows_of_item(const AttentionDims& dims, const std::vector<AttentionSequence>& sequences,
+                     int threads) {
+  int64_t most = 0;
+  for (const AttentionSequence& s : sequences) most = std::max(most, s.length * dims.group());
+  const int64_t others = static_cast<int64_t>(sequences.size()) * dims.kv_heads;
+  const int64_t shares = std::max<int64_t>(1, threads / std::max<int64_t>(1, others));
+  return std::clamp<int64_t>((most + shares - 1) / shares, 1, cpu::kAttentionItemRows);
+}
+
 /// Splits queries into items, the expensive ones first so that threads end together.
-Work plan(const AttentionDims& dims, const std::vector<AttentionSequence>& sequences) {
+Work plan(const AttentionDims& dims, const std::vector<AttentionSequence>& sequences, int threads) {
   struct Costed {
     AttentionItem item;
     int64_t cost;
   };
   std::vector<Costed> costed;
   int64_t total = 0;
+  const int64_t item_rows = rows_of_item(dims, sequences, threads);
   for (size_t s = 0; s < sequences.size(); ++s) {
     const int64_t rows = sequences[s].length * dims.group();
-    for (int64_t begin = 0; begin < rows; begin += cpu::kAttentionItemRows) {
-      const int64_t end = std::min(rows, begin + cpu::kAttentionItemRows);
+    for (int64_t begin = 0; begin < rows; begin += item_rows) {
+      const int64_t end = std::min(rows, begin + item_rows);
       const int64_t position = sequences[s].start + (end - 1) / dims.group();
       const int64_t cost = (end - begin) * (std::min(position + 1, dims.window) + kPageTokens);
       for (int64_t h = 0; h < dims.kv_heads; ++h) {
@@ -143,7 +163,7 @@ Work plan(const AttentionDims& dims, const std::vector<AttentionSequence>& seque
 
 void attend(Context& ctx, const AttentionDims& dims,
             const std::vector<AttentionSequence>& sequences, const float* q, float* y, float* lse) {
-  const Work work = plan(dims, sequences);
+  const Work work = plan(dims, sequences, ctx.threads().size());
   const Tensor scratch = ctx.empty({ctx.threads().size(), cpu::attention_scratch(dims)});
   ForwardKernel::run(ctx, "attention", dims, sequences.data(),
                      static_cast<int64_t>(work.items.size()), work.items.data(), work.grain, q, y,
@@ -212,8 +232,9 @@ void check_cache(const AttentionDims& dims, const SequenceBatch& batch, int64_t 
   check(start >= 0, "attention: sequence {} starts at {}, want 0 or more", s, start);
   check(cache.dtype == dims.page_dtype, "attention: sequence {} has a {} cache, want {} as others",
         s, to_string(cache.dtype), to_string(dims.page_dtype));
-  check(cache.k.count == cache.v.count, "attention: sequence {} has {} k pages and {} v pages", s,
-        cache.k.count, cache.v.count);
+  const int64_t v_pages = dims.values_in_keys ? cache.k.count : cache.v.count;
+  check(cache.k.count == v_pages, "attention: sequence {} has {} k pages and {} v pages", s,
+        cache.k.count, v_pages);
   const int64_t held = cache.k.count * kPageTokens;
   const int64_t ring = dims.window == kNoWindow ? kNoWindow : dims.window + kPageTokens - 1;
   const int64_t want = std::min(end, ring);
@@ -280,18 +301,21 @@ int64_t attention_page_bytes(int64_t kv_heads, int64_t head_dim, DType dtype) {
 Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                  const SequenceBatch& batch, const AttentionOptions& options) {
   const AttentionDims dims = make_dims(q, k, v, batch, options);
+  check(!dims.values_in_keys || ctx.tape() == nullptr || !(Tape::tracks(q) || Tape::tracks(k)),
+        "attention: keys that hold their values have no gradient; pass the values as v");
   const int64_t count = whole_pages(batch);
   const PackedPages k_pages =
       make_pages(ctx, count, attention_page_bytes(dims.kv_heads, dims.head_dim, DType::kF32));
+  const int64_t v_width = dims.values_in_keys ? 0 : dims.value_dim;
   const PackedPages v_pages =
-      make_pages(ctx, count, attention_page_bytes(dims.kv_heads, dims.value_dim, DType::kF32));
+      make_pages(ctx, count, attention_page_bytes(dims.kv_heads, v_width, DType::kF32));
   const auto sequences = whole_sequences(batch, k_pages, v_pages);
-  append(ctx, dims, sequences, k.f32(), v.f32());
+  append(ctx, dims, sequences, k.f32(), v.defined() ? v.f32() : nullptr);
   Tensor y = ctx.empty({batch.tokens(), dims.heads * dims.value_dim});
   Tensor lse;
   if (ctx.tape() != nullptr) lse = ctx.empty({batch.tokens(), dims.heads});
   attend(ctx, dims, sequences, q.f32(), y.f32(), lse.defined() ? lse.f32() : nullptr);
-  if (Tape* tape = ctx.tape()) {
+  if (Tape* tape = ctx.tape(); tape != nullptr && !dims.values_in_keys) {
     const Tensor kept = y;  // without the identity that `record` gives the output
     tape->record({q, k, v}, y,
                  [dims, batch, q, k, v, kept, lse](Context& inner, const Tensor& dy) -> Grads {
@@ -324,7 +348,7 @@ Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v
                          .pages = caches[s].k.count});
     if (overwrites_needed_keys(dims, sequences[s])) staged[s] = stage(ctx, dims, sequences[s]);
   }
-  append(ctx, dims, sequences, k.f32(), v.f32());
+  append(ctx, dims, sequences, k.f32(), v.defined() ? v.f32() : nullptr);
   Tensor y = ctx.empty({batch.tokens(), dims.heads * dims.value_dim});
   attend(ctx, dims, sequences, q.f32(), y.f32(), nullptr);
   for (size_t s = 0; s < caches.size(); ++s) {

@@ -16,6 +16,9 @@ struct AttentionOptions {
   int64_t kv_heads = 0;  // Hkv, divides H; query head h reads kv head floor(h Hkv / H)
   int64_t window = 0;    // keys a query sees, itself included; 0: all before it
   double scale = 0;      // of the scores; 0: hd^-0.5
+  /// Above 0 the values are the first `values_in_keys` dimensions of the keys: v and the pages of
+  /// v are absent, and there is neither a window nor a gradient.
+  int64_t values_in_keys = 0;
 };
 
 /// Keys and values of one sequence, in pages of kPageTokens tokens (layout: kernels.h).
@@ -32,7 +35,7 @@ int64_t attention_page_bytes(int64_t kv_heads, int64_t head_dim, DType dtype);
 ///   y_i = sum_j p_ij v_j / sum_j p_ij,  p_ij = exp(scale q_i . k_j)  over j <= i, i - j < window
 ///
 ///   q (N, H * hd), k (N, Hkv * hd), v (N, Hkv * dv), float32, rows may be strided; hd and dv are
-///   multiples of 8. y (N, H * dv), contiguous.
+///   multiples of 8 up to 1024. y (N, H * dv), contiguous.
 ///
 /// Each sequence of the batch is whole: its first row is its first key, whatever `starts` says.
 /// Records its vjp, which keeps y and one number per row and head, and recomputes the rest.

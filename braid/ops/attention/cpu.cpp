@@ -123,8 +123,29 @@ struct Part {
   const BF16 *k_pairs, *v_pairs;
 };
 
+// The same where the values are in the keys: they are laid out anew for each item and page, which
+// is little beside the products of many rows.
+Part load_keys_with_values(const AttentionDims& dims, const AttentionSequence& s, int64_t base,
+                           int64_t kv_head, AttentionMath math, const AttentionScratch& at) {
+  if (math == AttentionMath::kF32) {
+    const auto* k = key_part<float>(dims, s.k_page(base), kv_head);
+    values_of_keys(dims, k, at.v);
+    return {.k = k, .v = at.v, .k_pairs = nullptr, .v_pairs = nullptr};
+  }
+  const auto* k_pairs = key_part<BF16>(dims, s.k_page(base), kv_head);
+  auto* v_pairs = reinterpret_cast<BF16*>(at.v);
+  if (math == AttentionMath::kRounded) {
+    unpack_keys(dims, k_pairs, at.k);
+    values_of_keys(dims, at.k, at.v);
+  } else {
+    values_of_keys(dims, k_pairs, std::min(kPageTokens, s.start + s.length - base), v_pairs);
+  }
+  return {.k = at.k, .v = at.v, .k_pairs = k_pairs, .v_pairs = v_pairs};
+}
+
 Part load_part(const AttentionDims& dims, const AttentionSequence& s, int64_t base, int64_t kv_head,
                AttentionMath math, const AttentionScratch& at) {
+  if (dims.values_in_keys) return load_keys_with_values(dims, s, base, kv_head, math, at);
   if (math == AttentionMath::kF32) {
     return {.k = key_part<float>(dims, s.k_page(base), kv_head),
             .v = value_part<float>(dims, s.v_page(base), kv_head)};
@@ -146,8 +167,9 @@ void prefetch_part(const AttentionDims& dims, const AttentionSequence& s, int64_
   constexpr int64_t kLine = 64;
   const auto size = static_cast<int64_t>(size_of(dims.page_dtype)) * kPageTokens;
   const auto* k = static_cast<const char*>(s.k_page(base)) + kv_head * dims.head_dim * size;
-  const auto* v = static_cast<const char*>(s.v_page(base)) + kv_head * dims.value_dim * size;
   for (int64_t i = 0; i < dims.head_dim * size; i += kLine) __builtin_prefetch(k + i, 0, 2);
+  if (dims.values_in_keys) return;
+  const auto* v = static_cast<const char*>(s.v_page(base)) + kv_head * dims.value_dim * size;
   for (int64_t i = 0; i < dims.value_dim * size; i += kLine) __builtin_prefetch(v + i, 0, 2);
 }
 

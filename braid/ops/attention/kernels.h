@@ -26,6 +26,7 @@ struct AttentionDims {
   float scale;
   int64_t q_stride, k_stride, v_stride;  // elements between rows; outputs are contiguous
   DType page_dtype;
+  bool values_in_keys;  // the first dims of a key are its value; no pages of values
 
   int64_t group() const { return heads / kv_heads; }
 };

@@ -130,6 +130,45 @@ TEST(Attention, AnyCutGivesTheSameBits) {
   }
 }
 
+// Values that are the first dimensions of the keys: the bits are those of a v of its own, whatever
+// the pages hold and however the rows are shared between threads.
+TEST(Attention, ValuesInsideKeys) {
+  for (const AttentionCase& c :
+       {AttentionCase{1, 4, 1, 24, 16, 0}, AttentionCase{65, 16, 1, 72, 64, 0},
+        AttentionCase{130, 3, 1, 104, 40, 0}, AttentionCase{197, 4, 2, 48, 48, 0}}) {
+    SCOPED_TRACE(fmt::format("T {} H {}/{} hd {}", c.tokens, c.heads, c.kv_heads, c.head_dim));
+    const Inputs x = make_inputs(c, 6);
+    const Tensor k = host_tensor(test::as<float>(test::values(x.k)), x.k.shape());
+    std::vector<float> v;
+    for (int64_t i = 0; i < c.tokens * c.kv_heads; ++i) {
+      v.insert(v.end(), k.f32() + i * c.head_dim, k.f32() + i * c.head_dim + c.value_dim);
+    }
+    Inputs apart = x;
+    apart.v = host_tensor(std::move(v), {c.tokens, c.kv_heads * c.value_dim});
+    AttentionOptions options = options_of(c);
+    const SequenceBatch whole = SequenceBatch::single(c.tokens);
+    Context one({.threads = 1}), many({.threads = 3, .poison = true});
+    const Tensor want = attention(one, x.q, x.k, apart.v, whole, options);
+    options.values_in_keys = c.value_dim;
+    EXPECT_TRUE(test::same_bits(attention(many, x.q, x.k, {}, whole, options), want));
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const Cache of_both(c, dtype, all_pages(c.tokens));
+      const Tensor y = in_pieces(one, c, apart, of_both.view(), {c.tokens});
+      for (const int64_t piece : {c.tokens, int64_t{1}, int64_t{17}}) {
+        const Cache cache(c, dtype, all_pages(c.tokens));
+        const KvCache view{.k = cache.view().k, .v = {}, .dtype = dtype};
+        for (int64_t at = 0; at < c.tokens; at += piece) {
+          const int64_t end = std::min(c.tokens, at + piece);
+          const Tensor part = attention(many, x.q.slice_rows(at, end), x.k.slice_rows(at, end), {},
+                                        SequenceBatch::single(end - at, at), options, {&view, 1});
+          EXPECT_TRUE(test::same_bits(part, y.slice_rows(at, end)))
+              << to_string(dtype) << " " << at;
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, RingGivesTheSameBits) {
   Context ctx({.threads = 2, .poison = true});
   for (const int64_t window : {1, 64, 65, 100}) {
@@ -289,6 +328,14 @@ TEST(Attention, RefusesTheImpossible) {
   EXPECT_THROW(run({10, 4, 2, 12, 16, 0}, 1), Error);    // head width
   EXPECT_THROW(run({10, 4, 2, 16, 16, -1}, 1), Error);   // window
   const Inputs x = make_inputs({10, 4, 2, 16, 16, 0}, 1);
+  const auto inside = [&](const Tensor& v, const AttentionOptions& options) {
+    return attention(ctx, x.q, x.k, v, SequenceBatch::single(10), options);
+  };
+  EXPECT_NO_THROW(inside({}, {.heads = 4, .kv_heads = 2, .values_in_keys = 8}));
+  EXPECT_THROW(inside(x.v, {.heads = 4, .kv_heads = 2, .values_in_keys = 8}), Error);
+  EXPECT_THROW(inside({}, {.heads = 4, .kv_heads = 2, .window = 5, .values_in_keys = 8}), Error);
+  EXPECT_THROW(inside({}, {.heads = 4, .kv_heads = 2, .values_in_keys = 24}), Error);
+  EXPECT_THROW(inside({}, {.heads = 4, .kv_heads = 2}), Error);
   EXPECT_THROW(attention(ctx, x.q, x.k, x.v, SequenceBatch::single(9), {.heads = 4, .kv_heads = 2}),
                Error);
 }

@@ -51,13 +51,15 @@ void turn_rows(const RopeDims& dims, int64_t begin, int64_t end, const float* x,
   const hn::ScalableTag<float> d;
   const hn::CappedTag<float, 1> one;
   const float sign = dims.inverse ? -1.0f : 1.0f;
-  const int64_t pairs = dims.pairs, rest = dims.head_dim - 2 * pairs;
+  const int64_t pairs = dims.pairs, first = dims.first;
+  const int64_t rest = dims.head_dim - first - 2 * pairs;
   for (int64_t row = begin; row < end; ++row) {
     const float* c = cos + row * pairs;
     const float* s = sin + row * pairs;
     for (int64_t h = 0; h < dims.heads; ++h) {
-      const float* from = x + row * dims.x_stride + h * dims.head_dim;
-      float* to = y + (row * dims.heads + h) * dims.head_dim;
+      const float* from = x + row * dims.x_stride + h * dims.head_dim + first;
+      float* to = y + (row * dims.heads + h) * dims.head_dim + first;
+      if (first > 0 && from != to) std::copy_n(from - first, first, to - first);
       if (dims.interleaved) {
         turn_neighbours(one, turn_neighbours(d, 0, pairs, sign, from, c, s, to), pairs, sign, from,
                         c, s, to);

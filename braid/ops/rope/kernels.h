@@ -12,7 +12,8 @@ struct RopeAnglesDims {
 
 struct RopeDims {
   int64_t rows, heads, head_dim;
-  int64_t pairs;     // 2 * pairs <= head_dim dimensions turn
+  int64_t pairs;     // first + 2 * pairs <= head_dim: 2 * pairs dimensions turn
+  int64_t first;     // dimensions of a head before those that turn
   int64_t x_stride;  // elements between rows; y is contiguous
   bool interleaved;
   bool inverse;  // turn by the negative angle

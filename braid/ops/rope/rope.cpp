@@ -78,11 +78,13 @@ RopeAngles make_angles(Context& ctx, std::span<const RopeTable> tables,
   return angles;
 }
 
-Tensor turn(Context& ctx, const Tensor& x, int64_t heads, const RopeAngles& angles, bool inverse) {
+Tensor turn(Context& ctx, const Tensor& x, int64_t heads, const RopeAngles& angles, int64_t first,
+            bool inverse) {
   const RopeDims dims{.rows = x.rows(),
                       .heads = heads,
                       .head_dim = x.row_count() / heads,
                       .pairs = angles.cos.dim(1),
+                      .first = first,
                       .x_stride = x.row_stride(),
                       .interleaved = angles.interleaved,
                       .inverse = inverse};
@@ -111,7 +113,7 @@ RopeAngles rope_angles(Context& ctx, const RopeOptions& options, const SequenceB
   return make_angles(ctx, tables, batch);
 }
 
-Tensor rope(Context& ctx, const Tensor& x, int64_t heads, const RopeAngles& angles) {
+Tensor rope(Context& ctx, const Tensor& x, int64_t heads, const RopeAngles& angles, int64_t first) {
   check(x.rank() == 2 || x.rank() == 3, "rope: x has shape {}, want (N, H * hd) or (N, H, hd)",
         to_string(x.shape()));
   check(heads > 0 && x.row_count() % heads == 0 && (x.rank() == 2 || x.dim(1) == heads),
@@ -119,13 +121,13 @@ Tensor rope(Context& ctx, const Tensor& x, int64_t heads, const RopeAngles& angl
   if (!angles.cos.defined()) return x;
   check(angles.cos.rows() == x.rows(), "rope: there are angles of {} tokens, want {}",
         angles.cos.rows(), x.rows());
-  check(2 * angles.cos.dim(1) <= x.row_count() / heads,
-        "rope: rotary_dim is {}, want at most the head's {}", 2 * angles.cos.dim(1),
-        x.row_count() / heads);
-  Tensor y = turn(ctx, x, heads, angles, false);
+  check(first >= 0 && first + 2 * angles.cos.dim(1) <= x.row_count() / heads,
+        "rope: rotary_dim is {} after {} dimensions, want at most the head's {}",
+        2 * angles.cos.dim(1), first, x.row_count() / heads);
+  Tensor y = turn(ctx, x, heads, angles, first, false);
   if (Tape* tape = ctx.tape()) {
-    tape->record({x}, y, [heads, angles](Context& inner, const Tensor& dy) -> Grads {
-      return {turn(inner, dy, heads, angles, true)};
+    tape->record({x}, y, [heads, angles, first](Context& inner, const Tensor& dy) -> Grads {
+      return {turn(inner, dy, heads, angles, first, true)};
     });
   }
   return y;

@@ -82,8 +82,10 @@ RopeAngles rope_angles(Context& ctx, const RopeOptions& options, const SequenceB
 
 /// Turns each pair (a, b) of each head to (a cos - b sin, b cos + a sin).
 ///   x  (N, H, hd) or (N, H * hd), float32, rows may be strided; y has its shape, contiguous.
+/// The dimensions of a head before `first` and those after the rotary ones pass.
 /// Records its vjp, which turns back. Without angles returns x.
-Tensor rope(Context& ctx, const Tensor& x, int64_t heads, const RopeAngles& angles);
+Tensor rope(Context& ctx, const Tensor& x, int64_t heads, const RopeAngles& angles,
+            int64_t first = 0);
 Tensor rope(Context& ctx, const Tensor& x, const SequenceBatch& batch, int64_t heads,
             const RopeTable& table);
 

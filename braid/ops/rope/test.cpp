@@ -61,6 +61,32 @@ TEST(Rope, StridedRowsAndThreeAxes) {
   test::expect_close(y, want, test::tolerance(DType::kF32, 2), "3-d");
 }
 
+TEST(Rope, TurnsTheLastDimensionsOfAHead) {
+  Context ctx({.threads = 1, .poison = true});
+  constexpr int64_t n = 5, heads = 3, first = 7, turned = 10, width = first + turned + 2;
+  for (const bool interleaved : {false, true}) {
+    const RopeTable table = make_rope_table({.rotary_dim = turned, .interleaved = interleaved}, 0);
+    const RopeAngles angles = rope_angles(ctx, table, SequenceBatch::single(n, 3));
+    Tensor x = test::randn({n, heads * width}, 5);
+    Tape tape;
+    tape.watch(x);
+    Context taped = ctx.with_tape(&tape);
+    const Tensor y = rope(taped, x, heads, angles, first);
+    tape.backward(ctx, {y}, {y});  // turns back, so that x arrives
+    for (int64_t i = 0; i < n * heads; ++i) {
+      const float* head = x.f32() + i * width;
+      const auto want = reference::rope(std::vector<double>(head + first, head + width),
+                                        3 + i / heads, table.inv_freq, 1.0, interleaved);
+      const float* got = y.f32() + i * width;
+      EXPECT_TRUE(std::equal(got, got + first, head));
+      test::expect_close(std::vector<double>(got + first, got + width), want,
+                         test::tolerance(DType::kF32, 2), "rope");
+    }
+    test::expect_close(tape.grad(x), x, test::tolerance(DType::kF32, 2), "dx");
+    EXPECT_THROW(rope(ctx, x, heads, angles, first + 3), Error);
+  }
+}
+
 TEST(Rope, StartsAnywhereAndPacksWithoutChange) {
   Context one({.threads = 1}), two({.threads = 2});
   const RopeTable table = make_rope_table({.rotary_dim = 32}, 0);

@@ -56,7 +56,8 @@ Initializer init_uniform(float low, float high) {
 void load_parameter(Context& ctx, Parameter& parameter, const std::vector<Tensor>& sources,
                     const ParameterOptions& options) {
   if (parameter.matrix && !options.trainable) {
-    parameter.weight = Weight::concat_rows(ctx, sources, {.packed_dtype = options.matrix_dtype});
+    parameter.weight = Weight::concat_rows(
+        ctx, sources, {.packed_dtype = options.matrix_dtype, .both_ways = parameter.both_ways});
     check(parameter.weight.finite(), ErrorKind::kFormat,
           "parameter {}: holds a NaN or an infinity, want finite values", parameter.name);
     return;

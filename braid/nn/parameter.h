@@ -28,6 +28,7 @@ struct Parameter {
   Shape shape;
   bool matrix = false;
   bool decay = false;   // weight decay applies
+  bool both_ways = false;  // a matrix that is also multiplied by from the other side
   bool frozen = false;  // saved and loaded with the others, never trained; no gradient arrives
   Initializer init;
 

@@ -271,6 +271,20 @@ TEST(Weight, PagesOfAMappedFileDoNotStayBesideThePackedForm) {
   std::filesystem::remove(path);
 }
 
+TEST(Weight, KeepsItsTransposeWhereItIsUsedBothWays) {
+  Context ctx({.threads = 2});
+  const Tensor plain = test::randn({70, 45}, 1);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const Weight once = Weight::make(ctx, plain, {.packed_dtype = dtype});
+    const Weight kept = Weight::make(ctx, plain, {.packed_dtype = dtype, .both_ways = true});
+    const Tensor want = once.packed_transpose(ctx), got = kept.packed_transpose(ctx);
+    ASSERT_EQ(got.bytes(), want.bytes());
+    EXPECT_EQ(std::memcmp(got.raw(), want.raw(), got.bytes()), 0);
+    EXPECT_EQ(kept.packed_transpose(ctx).raw(), got.raw());
+    EXPECT_NE(once.packed_transpose(ctx).raw(), want.raw());
+  }
+}
+
 TEST(Weight, ReportsValuesThatAreNotFinite) {
   Context ctx({.threads = 2});
   for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")}) {

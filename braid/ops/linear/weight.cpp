@@ -83,6 +83,7 @@ struct Weight::Impl {
   bool finite = true;
 
   void upload(Context& ctx, const std::vector<Tensor>& parts, bool trainable);
+  void keep_transpose(Context& ctx, const Weight& self);
   Tensor download(Context& ctx) const;
 };
 
@@ -109,6 +110,12 @@ void Weight::Impl::upload(Context& ctx, const std::vector<Tensor>& parts, bool t
                  [](float v) { return to_bf16(v); });
   packed = allocate(ctx, shape, DType::kBF16);
   ctx.api().copy_from_host(packed.raw(), rounded.data(), packed.bytes());
+}
+
+void Weight::Impl::keep_transpose(Context& ctx, const Weight& self) {
+  const Tensor once = self.packed_transpose(ctx);  // of the call: activation memory
+  packed_transpose = allocate(ctx, once.shape(), DType::kU8);
+  std::memcpy(packed_transpose.raw(), once.raw(), once.bytes());
 }
 
 // The plain matrix of an uploaded weight as float32 on the host.
@@ -165,6 +172,7 @@ Weight Weight::concat_rows(Context& ctx, const std::vector<Tensor>& parts,
     gather_f32(parts, impl.matrix.k, plain.f32());
     impl.finite = pack_direct(ctx, plain, options.packed_dtype, packed);
   }
+  if (options.both_ways && !options.trainable) impl.keep_transpose(ctx, weight);
   return weight;
 }
 
@@ -201,7 +209,7 @@ void Weight::repack(Context& ctx) {
 
 Tensor Weight::packed_transpose(Context& ctx) const {
   if (ctx.device().kind != DeviceKind::kCpu) return impl_->packed;
-  if (trainable()) return impl_->packed_transpose;
+  if (impl_->packed_transpose.defined()) return impl_->packed_transpose;
   const Tensor plain = to_plain(ctx, DType::kF32);
   const PackDims dims = transposed(pack_dims(plain, dtype()));
   Tensor packed = ctx.empty({static_cast<int64_t>(dims.to.bytes())}, DType::kU8);

@@ -13,6 +13,9 @@ struct WeightOptions {
   DType packed_dtype = DType::kF32;  // or bf16
   /// Keeps the plain float32 matrix (the parameter) and a packed transpose for the vjp.
   bool trainable = false;
+  /// Keeps the packed transpose of a weight that is not trained: for an op that multiplies by the
+  /// matrix both ways at every call. CUDA needs none.
+  bool both_ways = false;
 };
 
 /// A matrix (N outputs, K inputs) as kernels want it: packed once, read by prefill, decode and a

@@ -27,9 +27,9 @@ struct Parameter {
   std::string name;  // relative to its module; the stack puts the path in front
   Shape shape;
   bool matrix = false;
-  bool decay = false;   // weight decay applies
+  bool decay = false;      // weight decay applies
   bool both_ways = false;  // a matrix that is also multiplied by from the other side
-  bool frozen = false;  // saved and loaded with the others, never trained; no gradient arrives
+  bool frozen = false;     // saved and loaded with the others, never trained; no gradient arrives
   Initializer init;
 
   Tensor value;

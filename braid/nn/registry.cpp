@@ -14,6 +14,7 @@
 #include "braid/nn/mixers/linformer.h"
 #include "braid/nn/mixers/mamba1.h"
 #include "braid/nn/mixers/mamba2.h"
+#include "braid/nn/mixers/mla.h"
 #include "braid/nn/mixers/retnet.h"
 #include "braid/nn/mixers/rwkv7.h"
 #include "braid/nn/mixers/s4d.h"
@@ -40,6 +41,11 @@ constexpr SublayerEntry kRegistry[] = {
      {},
      "swa:24,heads=4,kv=2",
      "the same over a sliding window of W tokens"},
+    {"mla",
+     &make<MlaMixer>,
+     {.state_grows = true},
+     "mla:heads=4,q_rank=24,kv_rank=40,nope=16,rope_dim=8,value=24",
+     "multi-head latent attention: one small latent a token serves all heads"},
     {"mamba1",
      &make<Mamba1Mixer>,
      {.state_gradients = true},

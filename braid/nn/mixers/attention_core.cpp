@@ -18,14 +18,16 @@ RopeKind rope_kind(const std::string& name) {
   return RopeKind::kDefault;
 }
 
-RopeOptions read_rope(SpecOptions& options, int64_t head_dim) {
+}  // namespace
+
+RopeOptions read_rope(SpecOptions& options, int64_t head_dim, bool interleaved) {
   RopeOptions rope;
   rope.kind = rope_kind(options.text(
       "rope", "default", {"default", "none", "linear", "dynamic", "yarn", "llama3", "longrope"}));
   rope.theta = options.number("theta", rope.theta, 1.0);
   const double partial = options.number("partial", 1.0, 0.0, 1.0);
   rope.rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * partial) / 2 * 2;
-  rope.interleaved = options.flag("interleaved", false);
+  rope.interleaved = options.flag("interleaved", interleaved);
   rope.factor = options.number("factor", rope.kind == RopeKind::kLongRope ? 0.0 : 1.0, 0.0);
   rope.original_max = options.integer("original", 0);
   rope.max_position = options.integer("max", 0);
@@ -41,10 +43,9 @@ RopeOptions read_rope(SpecOptions& options, int64_t head_dim) {
   }
   rope.short_factor = options.numbers("short");
   rope.long_factor = options.numbers("long");
+  make_rope_table(rope, 1);  // refuses what is impossible now
   return rope;
 }
-
-}  // namespace
 
 AttentionCore::AttentionCore(const SublayerConfig& config, SpecOptions& options,
                              const Options& defaults)
@@ -61,7 +62,6 @@ AttentionCore::AttentionCore(const SublayerConfig& config, SpecOptions& options,
   const double scale = 1.0 / std::sqrt(defaults.scale_per_dim * static_cast<double>(head_dim_));
   attention_.scale = options.number("scale", scale, 1e-6, 1e6);
   rope_ = read_rope(options, head_dim_);
-  make_rope_table(rope_, 1);  // refuses impossible rotary options now
 }
 
 std::vector<Tensor> AttentionCore::split(Context& ctx, const Tensor& qkv) const {

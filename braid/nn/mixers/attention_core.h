@@ -5,11 +5,14 @@
 
 namespace braid {
 
+/// The rotary options of a spec: rope (default | none | linear | dynamic | yarn | llama3 |
+/// longrope), theta, partial, interleaved, factor, original, low, high, beta_fast, beta_slow,
+/// truncate, mscale, mscale_all_dim, attention_factor, short, long, max. Refuses the impossible.
+RopeOptions read_rope(SpecOptions& options, int64_t head_dim, bool interleaved = false);
+
 /// Softmax attention between its projections: heads, rotary positions, keys and values kept.
 ///
-/// Reads the options heads, kv, dim, scale and the rotary ones: rope (default | none | linear |
-/// dynamic | yarn | llama3 | longrope), theta, partial, interleaved, factor, original, low, high,
-/// beta_fast, beta_slow, attention_factor, short, long, max.
+/// Reads the options heads, kv, dim, scale and the rotary ones.
 /// State: k, v (Hkv hd) a token in the model's dtype; pages without end, or a ring of W.
 class AttentionCore {
  public:

@@ -1,5 +1,6 @@
 #include "braid/ops/latent_attention/latent_attention.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "braid/core/kernel.h"
@@ -39,22 +40,21 @@ Sizes check_operands(const Context& ctx, const Tensor& q, const Tensor& latent, 
   return {.rows = n, .latent = C, .rope = R};
 }
 
-// c (N, H * c_head) of a (N, H * a_head).
-Tensor product(Context& ctx, HeadProductDims dims, const Tensor& a, const void* b) {
-  Tensor c = ctx.empty({dims.rows, dims.heads * dims.c_head});
+// c (N, H * c_head) <- a (N, H * a_head) by each head's part of b.
+void multiply_heads(Context& ctx, HeadProductDims dims, const Tensor& a, const void* b,
+                    const Tensor& c) {
   dims.a_row = a.row_stride();
   dims.c_row = c.row_stride();
   const Tensor scratch = ctx.empty({ctx.threads().size(), cpu::head_products_scratch(dims)});
   HeadProducts::run(ctx, "latent_attention", dims, a.f32(), b, c.f32(), scratch.f32());
-  return c;
 }
 
-// Every head's query against latents: [W_k^T a | b].
+// Every head's query against latents, [W_k^T a | b]: (n, H * (P + R)) -> (n, H * (C + R)).
 Tensor absorb_queries(Context& ctx, const Sizes& s, const Tensor& q, const Weight& kv_b,
-                      const LatentAttentionOptions& o) {
-  const Tensor packed = kv_b.packed_transpose(ctx);
-  return product(ctx,
-                 {.rows = s.rows,
+                      const Tensor& transpose, const LatentAttentionOptions& o) {
+  Tensor absorbed = ctx.empty({q.rows(), o.heads * (s.latent + s.rope)});
+  multiply_heads(ctx,
+                 {.rows = q.rows(),
                   .heads = o.heads,
                   .n = s.latent,
                   .k = o.nope,
@@ -68,13 +68,15 @@ Tensor absorb_queries(Context& ctx, const Sizes& s, const Tensor& q, const Weigh
                   .c_row = 0,
                   .c_head = s.latent + s.rope,
                   .tail = s.rope},
-                 q, packed.raw());
+                 q, transpose.raw(), absorbed);
+  return absorbed;
 }
 
-Tensor expand_values(Context& ctx, const Sizes& s, const Tensor& mixed, const Weight& kv_b,
-                     const LatentAttentionOptions& o) {
-  return product(ctx,
-                 {.rows = s.rows,
+// (n, H * C) -> y (n, H * V)
+void expand_values(Context& ctx, const Sizes& s, const Tensor& mixed, const Weight& kv_b,
+                   const LatentAttentionOptions& o, const Tensor& y) {
+  multiply_heads(ctx,
+                 {.rows = mixed.rows(),
                   .heads = o.heads,
                   .n = o.value,
                   .k = s.latent,
@@ -88,34 +90,82 @@ Tensor expand_values(Context& ctx, const Sizes& s, const Tensor& mixed, const We
                   .c_row = 0,
                   .c_head = o.value,
                   .tail = 0},
-                 mixed, kv_b.packed());
+                 mixed, kv_b.packed(), y);
 }
 
-AttentionOptions shared_key(const Sizes& s, const LatentAttentionOptions& o) {
-  return {.heads = o.heads, .kv_heads = 1, .scale = o.scale, .values_in_keys = s.latent};
+// Rows [begin, end) of a batch, with the caches of their sequences.
+struct Piece {
+  int64_t begin, end;
+  SequenceBatch batch;
+  std::vector<KvCache> caches;
+};
+
+Piece piece_of(const SequenceBatch& batch, std::span<const LatentCache> caches, int64_t begin,
+               int64_t end) {
+  Piece piece{.begin = begin, .end = end, .batch = {}, .caches = {}};
+  for (size_t s = 0; s < caches.size(); ++s) {
+    const int64_t first = std::max(begin, batch.offsets[s]);
+    const int64_t last = std::min(end, batch.offsets[s + 1]);
+    if (first >= last) continue;
+    piece.batch.add(last - first, batch.starts[s] + first - batch.offsets[s]);
+    piece.caches.push_back({.k = caches[s].pages, .v = {}, .dtype = caches[s].dtype});
+  }
+  return piece;
+}
+
+// A query over latents is several times as wide as a query: 2^24 floats of them at a time.
+int64_t rows_of_piece(const Sizes& s, const LatentAttentionOptions& o) {
+  return std::max(kPageTokens, (int64_t{1} << 24) / (o.heads * (s.latent + s.rope)));
 }
 
 }  // namespace
 
 Tensor latent_attention(Context& ctx, const Tensor& q, const Tensor& latent, const Weight& kv_b,
-                        const SequenceBatch& batch, const LatentAttentionOptions& options) {
-  const Sizes s = check_operands(ctx, q, latent, kv_b, batch, options);
-  const Tensor absorbed = absorb_queries(ctx, s, q, kv_b, options);
-  const Tensor mixed = attention(ctx, absorbed, latent, {}, batch, shared_key(s, options));
-  return expand_values(ctx, s, mixed, kv_b, options);
-}
-
-Tensor latent_attention(Context& ctx, const Tensor& q, const Tensor& latent, const Weight& kv_b,
                         const SequenceBatch& batch, const LatentAttentionOptions& options,
                         std::span<const LatentCache> caches) {
   const Sizes s = check_operands(ctx, q, latent, kv_b, batch, options);
-  std::vector<KvCache> shared;
-  for (const LatentCache& cache : caches) {
-    shared.push_back({.k = cache.pages, .v = {}, .dtype = cache.dtype});
+  check(std::ssize(caches) == batch.sequences(), "latent_attention: there are {} caches, want {}",
+        caches.size(), batch.sequences());
+  const AttentionOptions shared{
+      .heads = options.heads, .kv_heads = 1, .scale = options.scale, .values_in_keys = s.latent};
+  const Tensor transpose = kv_b.packed_transpose(ctx);
+  const int64_t step = rows_of_piece(s, options);
+  Tensor y = ctx.empty({s.rows, options.heads * options.value});
+  for (int64_t at = 0; at < s.rows; at += step) {
+    const Piece piece = piece_of(batch, caches, at, std::min(s.rows, at + step));
+    const Tensor absorbed =
+        absorb_queries(ctx, s, q.slice_rows(piece.begin, piece.end), kv_b, transpose, options);
+    const Tensor mixed = attention(ctx, absorbed, latent.slice_rows(piece.begin, piece.end), {},
+                                   piece.batch, shared, piece.caches);
+    expand_values(ctx, s, mixed, kv_b, options, y.slice_rows(piece.begin, piece.end));
   }
-  const Tensor absorbed = absorb_queries(ctx, s, q, kv_b, options);
-  const Tensor mixed = attention(ctx, absorbed, latent, {}, batch, shared_key(s, options), shared);
-  return expand_values(ctx, s, mixed, kv_b, options);
+  return y;
+}
+
+Tensor latent_attention(Context& ctx, const Tensor& q, const Tensor& latent, const Weight& kv_b,
+                        const SequenceBatch& batch, const LatentAttentionOptions& options) {
+  check(latent.rank() == 2, "latent_attention: latent has shape {}, want (N, C + R)",
+        to_string(latent.shape()));
+  const int64_t bytes = attention_page_bytes(1, latent.dim(1), DType::kF32);
+  SequenceBatch whole;  // each sequence from its own token 0
+  std::vector<int64_t> ends;
+  std::vector<void*> pages;
+  for (int64_t s = 0; s < batch.sequences(); ++s) {
+    whole.add(batch.length(s));
+    pages.resize(pages.size() +
+                 static_cast<size_t>((batch.length(s) + kPageTokens - 1) / kPageTokens));
+    ends.push_back(std::ssize(pages));
+  }
+  const Tensor storage = ctx.empty({std::ssize(pages), bytes}, DType::kU8);
+  for (size_t p = 0; p < pages.size(); ++p) {
+    pages[p] = storage.data<uint8_t>() + static_cast<int64_t>(p) * bytes;
+  }
+  std::vector<LatentCache> caches;
+  for (size_t s = 0; s < ends.size(); ++s) {
+    const int64_t first = s == 0 ? 0 : ends[s - 1];
+    caches.push_back({.pages = {.pages = pages.data() + first, .count = ends[s] - first}});
+  }
+  return latent_attention(ctx, q, latent, kv_b, whole, options, caches);
 }
 
 }  // namespace braid

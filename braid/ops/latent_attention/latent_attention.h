@@ -41,7 +41,7 @@ struct LatentCache {
 ///
 /// P, R and V are even, C and C + R multiples of 8 up to 1024. All heads share the latents as one
 /// wide key, whose first C dimensions are the value; a query's bits depend neither on the cut, the
-/// batch nor the threads. Not differentiable.
+/// batch nor the threads, and work space is bounded. Not differentiable.
 /// Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.2.
 Tensor latent_attention(Context& ctx, const Tensor& q, const Tensor& latent, const Weight& kv_b,
                         const SequenceBatch& batch, const LatentAttentionOptions& options);

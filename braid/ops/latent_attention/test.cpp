@@ -131,6 +131,26 @@ TEST(LatentAttention, AnyCutGivesTheSameBits) {
   }
 }
 
+// So many heads that a call works through its rows in pieces of 128.
+TEST(LatentAttention, LongCallsAreTakenInPieces) {
+  Context ctx({.threads = 2, .poison = true});
+  const LatentAttentionCase c{
+      .tokens = 300, .heads = 256, .latent = 504, .nope = 2, .rope = 8, .value = 2};
+  const Inputs x = make_inputs(c, 7);
+  const Weight kv_b = make_weight(ctx, x);
+  SequenceBatch batch;
+  for (const int64_t length : {100, 0, 29, 171}) batch.add(length);
+  const Tensor packed = latent_attention(ctx, x.q, x.latent, kv_b, batch, options_of(c));
+  for (const size_t s : {0u, 2u, 3u}) {
+    LatentAttentionCase alone = c;
+    const int64_t begin = batch.offsets[s], end = batch.offsets[s + 1];
+    alone.tokens = end - begin;
+    const Inputs part{x.q.slice_rows(begin, end), x.latent.slice_rows(begin, end), x.kv_b};
+    const Tensor y = in_pieces(ctx, alone, part, kv_b, DType::kF32, 50);
+    EXPECT_TRUE(test::same_bits(y, packed.slice_rows(begin, end))) << s;
+  }
+}
+
 TEST(LatentAttention, PackedIsSeparate) {
   Context one({.threads = 1}), two({.threads = 2, .poison = true});
   const LatentAttentionCase c{

@@ -136,6 +136,12 @@ constexpr SublayerEntry kVariants[] = {
      {.state_grows = true},
      "hyena:order=3,max=800,filter_order=8,emb=5,w=4,inner=1,shift=0.05,short=4",
      ""},
+    {"mla_one_query_matrix",
+     nullptr,
+     {.state_grows = true},
+     "mla:heads=3,kv_rank=16,nope=8,rope_dim=16,value=8,interleaved=0,bias=1,rope=yarn,factor=4,"
+     "original=32,mscale=0.7,mscale_all_dim=0.9",
+     ""},
     {"linformer_shared",
      nullptr,
      {.state_grows = true},

@@ -104,6 +104,32 @@ Tensor part_of(const SafetensorsFile& file, const WeightPart& part, const Shape&
   return file.tensor(part.name, stored).reshape(shape);
 }
 
+// The wanted rows (`shape` in all) of a tensor that has others between them, run by run.
+std::vector<Tensor> runs_of(const SafetensorsFile& file, const WeightPart& part, Shape shape) {
+  const RowRuns& runs = part.runs;
+  const int64_t blocks = shape[0] / runs.count;
+  shape.set(0, blocks * runs.block);
+  const Tensor all = part_of(file, part, shape);
+  std::vector<Tensor> slices;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t begin = b * runs.block + runs.first;
+    slices.push_back(all.slice_rows(begin, begin + runs.count));
+  }
+  return slices;
+}
+
+// 1 + x, float32 on the host.
+Tensor one_plus(const Tensor& x) {
+  std::vector<float> sum(static_cast<size_t>(x.count()));
+  for (size_t i = 0; i < sum.size(); ++i) {
+    sum[i] = 1.0f + (x.dtype() == DType::kF32 ? x.f32()[i]
+                     : x.dtype() == DType::kBF16
+                         ? to_float(x.data<BF16>()[i])
+                         : half_to_float(static_cast<const uint16_t*>(x.raw())[i]));
+  }
+  return host_tensor(std::move(sum), x.shape());
+}
+
 // One row, in the shape of a part, of a tensor that holds it for several.
 Tensor row_of(const SafetensorsFile& file, const WeightPart& part, const Shape& shape) {
   std::vector<int64_t> extents(shape.dims().begin(), shape.dims().end());
@@ -140,6 +166,10 @@ std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& want
           file_.path().string(), quote(stored), to_string(entry.dtype));
     if (fused) {
       tensors.push_back(row_of(file_, part, shape));
+    } else if (part.runs.block > 0) {
+      for (Tensor& run : runs_of(file_, part, shape)) tensors.push_back(std::move(run));
+    } else if (part.add_one) {
+      tensors.push_back(one_plus(part_of(file_, part, shape)));
     } else {
       tensors.push_back(part_of(file_, part, shape));
     }

@@ -40,7 +40,8 @@ bool has_experts(const JsonObject& json, const MoeKeys& keys) {
 SpecBuilder moe_options(const JsonObject& json, const MoeKeys& keys) {
   const auto [key, experts] = expert_count(json, keys);
   if (experts < 1) json.integer(key, 1, kMaxExperts);  // which refuses it
-  const int64_t layers = json.integer_or("num_hidden_layers", 1, 1, kMaxLayers);
+  const int64_t layers =
+      keys.layers > 0 ? keys.layers : json.integer_or("num_hidden_layers", 1, 1, kMaxLayers);
   if (experts > kMaxExperts / layers) {
     json.refuse(key, fmt::format("at most {} in {} layers", kMaxExperts / layers, layers));
   }

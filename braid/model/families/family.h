@@ -15,6 +15,12 @@
 
 namespace braid {
 
+/// Of every `block` rows of a tensor those from `first` on, `count` of them, block after block: how
+/// projections are undone whose parts alternate head by head. block 0: all rows as they are.
+struct RowRuns {
+  int64_t block = 0, first = 0, count = 0;
+};
+
 /// One tensor of a checkpoint that becomes (some rows of) a parameter.
 struct WeightPart {
   std::string name;
@@ -25,6 +31,8 @@ struct WeightPart {
   bool squeeze = false;     // (C, 1, W) in the file, (C, W) here
   bool flat = false;        // extents of 1 do not count: (1, 1, C) or (C) in the file, (C) here
   bool transposed = false;  // (K, N) in the file, (N, K) here
+  RowRuns runs = {};
+  bool add_one = false;  // the file has w of 1 + w; the sum is float32
 };
 
 /// Native parameter name <- tensors of the checkpoint, concatenated along rows.
@@ -114,7 +122,8 @@ struct Mamba2Keys {
   std::string_view groups = "mamba_n_groups";
   std::string_view state = "mamba_d_state";
   std::string_view conv = "mamba_d_conv";
-  std::string_view expand = "mamba_expand";
+  std::string_view expand = "mamba_expand";  // empty: the heads alone say the inner width
+  std::string_view limit = "time_step_limit";
   std::string_view inner = {};  // heads * head, where a key says so; else expand * hidden_size
   std::string_view bias = "mamba_proj_bias";
   std::string_view out_bias = {};  // of the output projection, where it has a key of its own
@@ -141,6 +150,7 @@ struct MoeKeys {
   int64_t default_experts = 0;
   int64_t default_chosen = 0;
   int64_t default_hidden = 0;
+  int64_t layers = 0;  // 0: as num_hidden_layers says
 };
 /// `moe:E/k,hidden=F`; what else there is to say is the family's.
 SpecBuilder moe_options(const JsonObject& json, const MoeKeys& keys);
@@ -182,8 +192,13 @@ struct LayerNames {
   MoeNames moe = {};
   std::string_view final_norm = "model.norm.weight";
 };
-/// Tensors of such layers: attention is self_attn, Mamba of either kind is mamba.
+/// Tensors of such layers: attention is self_attn, Mamba of either kind is mamba; other mixers are
+/// left to the family.
 WeightMap layer_weights(const ModelConfig& config, const LayerNames& names);
+/// q_proj, k_proj, v_proj, o_proj, q_norm and k_norm. With a gate q_proj holds, head by head, the
+/// query and then the gate.
+void map_attention(const std::string& native, const std::string& file, const SublayerSpec& spec,
+                   WeightMap* map);
 void map_mamba2(const std::string& native, const std::string& file, WeightMap* map);
 void map_mamba1(const std::string& native, const std::string& file, WeightMap* map);
 /// An integer, or ceil(width / 16) where the key is absent or says "auto".

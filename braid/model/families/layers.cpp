@@ -18,30 +18,14 @@ bool is_auto(const JsonObject& json, std::string_view key) {
   return value != nullptr && value->is_string() && *value == "auto";
 }
 
-void time_step_limit(const JsonObject& json, SpecBuilder* mixer) {
-  if (!json.has("time_step_limit")) return;
-  const auto limits = json.numbers("time_step_limit", 0, SpecOptions::kInfinity);
+void time_step_limit(const JsonObject& json, std::string_view key, SpecBuilder* mixer) {
+  if (!json.has(key)) return;
+  const auto limits = json.numbers(key, 0, SpecOptions::kInfinity);
   if (limits.size() != 2 || limits[0] > limits[1] || std::isinf(limits[0])) {
-    json.refuse("time_step_limit", "a list of a lower and an upper limit");
+    json.refuse(key, "a list of a lower and an upper limit");
   }
   if (limits[0] > 0) mixer->set_number("dt_min", limits[0]);
   if (!std::isinf(limits[1])) mixer->set_number("dt_max", limits[1]);
-}
-
-void map_attention(const std::string& native, const std::string& file, const SublayerSpec& spec,
-                   WeightMap* map) {
-  SpecOptions options(spec);
-  const int64_t dim = options.integer("dim", 0);
-  const int64_t q = options.integer("heads", 0) * dim, kv = options.integer("kv", 0) * dim;
-  for (const std::string kind : {"weight", "bias"}) {
-    (*map)[native + "qkv_proj." + kind] = {{.name = file + "q_proj." + kind, .rows = q},
-                                           {.name = file + "k_proj." + kind, .rows = kv},
-                                           {.name = file + "v_proj." + kind, .rows = kv}};
-    (*map)[native + "o_proj." + kind] = {{.name = file + "o_proj." + kind}};
-  }
-  for (const std::string norm : {"q_norm.weight", "k_norm.weight"}) {
-    (*map)[native + norm] = {{.name = file + norm}};
-  }
 }
 
 }  // namespace
@@ -49,7 +33,7 @@ void map_attention(const std::string& native, const std::string& file, const Sub
 SpecBuilder mamba2_options(const JsonObject& json, int64_t width, const Mamba2Keys& keys) {
   const int64_t heads = json.integer_or(keys.heads, keys.default_heads, 1, kMaxWidth);
   const int64_t groups = json.integer_or(keys.groups, keys.default_groups, 1, kMaxWidth);
-  const double expand = json.number_or(keys.expand, 2, 0, 1024);
+  const double expand = keys.expand.empty() ? 0 : json.number_or(keys.expand, 2, 0, 1024);
   auto inner = static_cast<int64_t>(expand * static_cast<double>(width));
   const bool given = !keys.inner.empty() && json.has(keys.inner);
   if (given) inner = json.integer(keys.inner, 1, kMaxWidth);
@@ -58,6 +42,7 @@ SpecBuilder mamba2_options(const JsonObject& json, int64_t width, const Mamba2Ke
           ? inner / heads
           : json.integer_or(keys.head, keys.default_head > 0 ? keys.default_head : inner / heads, 1,
                             kMaxWidth);
+  if (keys.expand.empty() && !given) inner = heads * head;
   check(inner == heads * head, ErrorKind::kFormat, "{}: {} * {} is {} * {} = {}, want {} = {}",
         json.source(), keys.heads, keys.head, heads, head, heads * head,
         given ? std::string(keys.inner) : fmt::format("{} * hidden_size", keys.expand), inner);
@@ -71,7 +56,7 @@ SpecBuilder mamba2_options(const JsonObject& json, int64_t width, const Mamba2Ke
       .set("groups", groups)
       .set("conv", json.integer_or(keys.conv, 4, 1, 64));
   if (keys.norm_groups > 0) mixer.set("norm_groups", keys.norm_groups);
-  time_step_limit(json, &mixer);
+  time_step_limit(json, keys.limit, &mixer);
   const bool bias = json.flag_or(keys.bias, false);
   const bool out_bias = keys.out_bias.empty() ? bias : json.flag_or(keys.out_bias, false);
   if (bias) mixer.set("bias", 1);
@@ -97,6 +82,30 @@ std::vector<std::string> layer_kinds(const JsonObject& json, std::string_view ke
     out.push_back(std::move(kind));
   }
   return out;
+}
+
+void map_attention(const std::string& native, const std::string& file, const SublayerSpec& spec,
+                   WeightMap* map) {
+  SpecOptions options(spec);
+  const int64_t dim = options.integer("dim", 0);
+  const int64_t q = options.integer("heads", 0) * dim, kv = options.integer("kv", 0) * dim;
+  const bool gated = options.flag("gate", false);
+  for (const std::string kind : {"weight", "bias"}) {
+    const auto part = [&](const char* name, int64_t rows) {
+      return WeightPart{.name = fmt::format("{}{}.{}", file, name, kind), .rows = rows};
+    };
+    std::vector<WeightPart> qkv = {part("q_proj", q), part("k_proj", kv), part("v_proj", kv)};
+    if (gated) {  // head by head, its query and then its gate
+      qkv.push_back(qkv[0]);
+      qkv[0].runs = {.block = 2 * dim, .first = 0, .count = dim};
+      qkv[3].runs = {.block = 2 * dim, .first = dim, .count = dim};
+    }
+    (*map)[native + "qkv_proj." + kind] = std::move(qkv);
+    (*map)[native + "o_proj." + kind] = {part("o_proj", 0)};
+  }
+  for (const std::string norm : {"q_norm.weight", "k_norm.weight"}) {
+    (*map)[native + norm] = {{.name = file + norm}};
+  }
 }
 
 void map_mamba2(const std::string& native, const std::string& file, WeightMap* map) {
@@ -131,7 +140,7 @@ WeightMap layer_weights(const ModelConfig& config, const LayerNames& names) {
         const int64_t hidden = SpecOptions(branch).integer("hidden", 0);
         map_ffn(path, fmt::format("{}{}.", file, names.ffn), names.ffn_parts, {.hidden = hidden},
                 &map);
-      } else {
+      } else if (branch.name == "attn" || branch.name == "swa") {
         map_attention(path, file + "self_attn.", branch, &map);
       }
     }

@@ -19,6 +19,8 @@
 #include "braid/nn/mixers/rwkv7.h"
 #include "braid/nn/mixers/s4d.h"
 #include "braid/nn/mixers/shared_block.h"
+#include "braid/nn/mixers/short_conv_mixer.h"
+#include "braid/nn/mixers/ttt.h"
 #include "braid/nn/multipliers.h"
 #include "braid/nn/sublayer.h"
 
@@ -101,6 +103,22 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_grows = true},
      "linformer_causal:block=32,rank=4,heads=4,kv=2",
      "attention to the last two blocks and to summaries of all blocks before"},
+    // init: with the authors' 0.02 what reaches the inner norm is smaller than a difference's step.
+    {"ttt_linear",
+     &make<TttMixer, false>,
+     {.state_gradients = true},
+     "ttt_linear:heads=4,init=0.2",
+     "test-time training: a linear model per head that learns what it reads"},
+    {"ttt_mlp",
+     &make<TttMixer, true>,
+     {.state_gradients = true},
+     "ttt_mlp:heads=4,hidden=32,init=0.2",
+     "the same with a two-layer MLP"},
+    {"short_conv",
+     &make<ShortConvMixer>,
+     {.state_gradients = true},
+     "short_conv:conv=4",
+     "a short causal convolution of each channel"},
     {"rwkv7",
      &make<Rwkv7Mixer>,
      {.state_gradients = true},

@@ -156,6 +156,16 @@ constexpr SublayerEntry kVariants[] = {
     {"mlp_bias", nullptr, {.mixer = false}, "mlp:hidden=40,bias=1", ""},
     {"mlp_gelu", nullptr, {.mixer = false}, "mlp:hidden=40,act=gelu", ""},
     {"mlp_silu", nullptr, {.mixer = false}, "mlp:act=silu", ""},
+    {"ttt_linear_steps",
+     nullptr,
+     {.state_gradients = true},
+     "ttt_linear:heads=2,steps=2,mini_batch=6,share_qk=0,gate=0,theta=0,init=0.2",
+     ""},
+    {"ttt_mlp_plain",
+     nullptr,
+     {.state_gradients = true},
+     "ttt_mlp:heads=4,hidden=24,mini_batch=5,norm=0,residual=0,conv=3,steps=2,init=0.2",
+     ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };
 

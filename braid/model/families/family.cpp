@@ -10,7 +10,7 @@ std::span<const Family* const> families() {
   static constexpr const Family* kFamilies[] = {
       &kLlamaFamily,    &kMistralFamily, &kMamba2Family,      &kBambaFamily,
       &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily, &kStateSpacesFamily,
-      &kZamba2Family,   &kRwkv7Family,   &kRwkvLmFamily};
+      &kZamba2Family,   &kRwkv7Family,   &kRwkvLmFamily,      &kTttFamily};
   return kFamilies;
 }
 

@@ -53,7 +53,7 @@ struct Family {
 extern const Family kMambaFamily, kFalconMambaFamily, kStateSpacesFamily;
 extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family,
     kZamba2Family;
-extern const Family kRwkv7Family, kRwkvLmFamily;
+extern const Family kRwkv7Family, kRwkvLmFamily, kTttFamily;
 
 /// All of them, in one table.
 std::span<const Family* const> families();

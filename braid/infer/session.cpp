@@ -25,7 +25,7 @@ Session::Session(const Stack& stack, uint64_t fingerprint, const Context& ctx,
     : stack_(&stack),
       fingerprint_(fingerprint),
       options_(options),
-      state_(stack.make_state(ctx)),
+      state_(stack.make_state(ctx, options.adaptation)),
       hash_(0xcbf29ce484222325u) {
   check(options.piece >= 1, "session: piece of {} tokens, want at least 1", options.piece);
   check(0 <= options.rollback_tokens && options.rollback_tokens <= kMarkEvery,
@@ -58,9 +58,10 @@ void Session::append(Context& ctx, std::span<const int32_t> tokens) {
 void Session::read(Context& ctx, std::span<const int32_t> tokens) {
   const auto length = static_cast<int64_t>(tokens.size());
   State* state = &state_;
-  const Tensor logits =
-      stack_->forward(ctx, tokens, SequenceBatch::single(length, position()),
-                      {.states = std::span(&state, 1), .rows = std::vector<int64_t>{length - 1}});
+  const Tensor logits = stack_->forward(ctx, tokens, SequenceBatch::single(length, position()),
+                                        {.states = std::span(&state, 1),
+                                         .adaptation = options_.adaptation,
+                                         .rows = std::vector<int64_t>{length - 1}});
   const Tensor host = ctx.to_host(logits);
   logits_.assign(host.f32(), host.f32() + host.count());
   remember(tokens);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "braid/infer/sampler.h"
+#include "braid/model/adaptation.h"
 #include "braid/model/stack.h"
 
 namespace braid {
@@ -21,6 +22,8 @@ struct SessionOptions {
   int64_t rollback_tokens = 0;
   /// Ids at or above this are padding of the matrix and never drawn; 0: there are none.
   int64_t drawn_vocab = 0;
+  /// Learns while reading; its fast weights are part of the state. Must outlive the session.
+  const Adaptation* adaptation = nullptr;
 };
 
 /// One sequence in conversation with a model: the state after the tokens read so far, the logits

@@ -1,7 +1,8 @@
 // The session file: safetensors with the tensors
 //   logits                         (V) float32, absent before the first token
 //   sublayers.I.SLOT.BLOCK         one per block of a state slot, pages first to last
-// and the metadata format, version, fingerprint, position, hash, seal. Where no slot grows, nothing
+// and the metadata format, version, fingerprint, position, hash, adaptation (what learns while
+// reading; absent where nothing does), seal. Where no slot grows, nothing
 // but the seal tells a position that is not the state's own.
 
 #include <charconv>
@@ -67,13 +68,15 @@ void Session::save(const Context& ctx, const std::filesystem::path& path) const 
     }
   }
   const auto position_number = static_cast<uint64_t>(position());
-  save_safetensors(path, tensors,
-                   {{"format", std::string(kFormat)},
-                    {"version", std::to_string(kVersion)},
-                    {"fingerprint", fmt::format("{:016x}", fingerprint_)},
-                    {"position", std::to_string(position_number)},
-                    {"hash", fmt::format("{:016x}", hash_)},
-                    {"seal", fmt::format("{:016x}", seal(fingerprint_, position_number, hash_))}});
+  std::map<std::string, std::string> metadata = {
+      {"format", std::string(kFormat)},
+      {"version", std::to_string(kVersion)},
+      {"fingerprint", fmt::format("{:016x}", fingerprint_)},
+      {"position", std::to_string(position_number)},
+      {"hash", fmt::format("{:016x}", hash_)},
+      {"seal", fmt::format("{:016x}", seal(fingerprint_, position_number, hash_))}};
+  if (options_.adaptation != nullptr) metadata["adaptation"] = options_.adaptation->identity();
+  save_safetensors(path, tensors, metadata);
 }
 
 void Session::load(const std::filesystem::path& path) {
@@ -88,6 +91,11 @@ void Session::load(const std::filesystem::path& path) {
   const uint64_t fingerprint = metadata_number(file, "fingerprint", 16);
   check(fingerprint == fingerprint_, ErrorKind::kFormat,
         "{}: session of the model {:016x}, want {:016x}", name, fingerprint, fingerprint_);
+  const std::string now = options_.adaptation != nullptr ? options_.adaptation->identity() : "none";
+  const auto saved = file.metadata().find("adaptation");
+  const std::string was = saved != file.metadata().end() ? saved->second : "none";
+  check(was == now, ErrorKind::kFormat, "{}: session with the adaptation {}, want {}", name, was,
+        now);
   const uint64_t position = metadata_number(file, "position", 10);
   constexpr uint64_t kMaxPosition = uint64_t{1} << 48;
   check(position <= kMaxPosition, ErrorKind::kFormat, "{}: session position {}, want at most {}",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "braid/model/adaptation.h"
 #include "braid/model/checkpoint.h"
 #include "braid/ops/elementwise/elementwise.h"
 #include "braid/ops/embedding/embedding.h"
@@ -151,6 +152,8 @@ void Stack::check_batch(std::span<const int32_t> tokens, const SequenceBatch& ba
     check(0 <= token && token < config_.vocab, "stack: token {}, want 0..{}", token,
           config_.vocab - 1);
   }
+  check(options.adaptation == nullptr || options.carried == nullptr,
+        "stack: carried tensors, want states where the head adapts");
   if (options.carried != nullptr) {
     check(options.states.empty(), "stack: both states and carried tensors, want one of them");
     check(options.carried->empty() || options.carried->size() == sublayers_.size(),
@@ -262,11 +265,17 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
             ? recompute_sublayer(ctx, i, h, stream, carried)
             : run_sublayer(ctx, i, h, stream, streams ? &state : nullptr);
   }
-  if (options.rows) h = gather_rows(ctx, h, *options.rows);
-  h = final_norm_.forward(ctx, h);
-  Tensor logits = linear(ctx, h, config_.tied ? embedding_.weight : head_.weight);
-  if (config_.logit_scale != 1.0) {
-    logits = scale(ctx, logits, static_cast<float>(config_.logit_scale));
+  Tensor logits;
+  if (options.adaptation != nullptr) {
+    const LayerState state(options.states, sublayers_.size(), batch);
+    logits = options.adaptation->forward(ctx, final_norm_.forward(ctx, h), tokens, batch,
+                                         options.rows, streams ? &state : nullptr);
+  } else {
+    if (options.rows) h = gather_rows(ctx, h, *options.rows);
+    logits = linear(ctx, final_norm_.forward(ctx, h), head());
+    if (config_.logit_scale != 1.0) {
+      logits = scale(ctx, logits, static_cast<float>(config_.logit_scale));
+    }
   }
   for (size_t s = 0; s < options.states.size(); ++s) {
     options.states[s]->advance(batch.length(static_cast<int64_t>(s)));
@@ -284,7 +293,7 @@ void Stack::check_causal(std::string_view who) const {
   }
 }
 
-State Stack::make_state(const Context& ctx) const {
+State Stack::make_state(const Context& ctx, const Adaptation* adaptation) const {
   for (size_t i = 0; i < sublayers_.size(); ++i) {
     for (const std::string& name : sublayers_[i].names) {
       check(find_sublayer(name)->traits.streams, ErrorKind::kUnsupported,
@@ -292,7 +301,9 @@ State Stack::make_state(const Context& ctx) const {
             name);
     }
   }
-  return State(ctx.shared_api(), state_specs());
+  std::vector<StateSpec> specs = state_specs();
+  if (adaptation != nullptr) specs.push_back(adaptation->state_spec());
+  return State(ctx.shared_api(), std::move(specs));
 }
 
 std::vector<StateSpec> Stack::state_specs() const {

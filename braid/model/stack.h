@@ -17,6 +17,7 @@
 
 namespace braid {
 
+class Adaptation;
 class Checkpoint;
 
 struct StackOptions {
@@ -39,6 +40,8 @@ struct ForwardOptions {
   /// As StreamOptions; `loads` is fed once a pass, also when sublayers are recomputed.
   std::optional<Rng> noise = std::nullopt;
   ExpertLoads* loads = nullptr;
+  /// Learns while reading and gives the logits in place of the head; `states` then have its slots.
+  const Adaptation* adaptation = nullptr;
   /// Rows of the packed batch whose logits are wanted, ascending; all of them when not set.
   std::optional<std::vector<int64_t>> rows;
 };
@@ -72,8 +75,9 @@ class Stack {
   /// of the next one is a prediction.
   void check_causal(std::string_view who) const;
 
-  /// A state that has read nothing. Refused where a sublayer does not stream.
-  State make_state(const Context& ctx) const;
+  /// A state that has read nothing, with the slots of `adaptation` if there is one. Refused where a
+  /// sublayer does not stream.
+  State make_state(const Context& ctx, const Adaptation* adaptation = nullptr) const;
   std::vector<StateSpec> state_specs() const;
 
   struct NamedParameter {
@@ -82,6 +86,8 @@ class Stack {
   };
   const std::vector<NamedParameter>& parameters() const { return parameters_; }
   int64_t parameter_count() const;
+  /// (V, D): of the logits, which the embedding's may be as well.
+  const Weight& head() const { return config_.tied ? embedding_.weight : head_.weight; }
   /// Bytes of packed matrices and plain parameters.
   int64_t weight_bytes() const;
 

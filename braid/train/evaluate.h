@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "braid/core/context.h"
 #include "braid/model/stack.h"
@@ -17,13 +18,27 @@ struct Evaluation {
   double bytes = 0;          // that the targets stand for
   double bits_per_byte = 0;  // the end of a document counts as a token, not as a byte
 
+  /// The same over the targets at positions [i W, (i + 1) W) of their sequences, where a window W
+  /// was asked for.
+  struct Window {
+    double loss = 0;
+    int64_t targets = 0;
+  };
+  std::vector<Window> windows;
+
   double perplexity() const;
 };
 
-/// How well `stack` predicts the sequences of a set. About `batch_tokens` of them go through the
-/// stack together, which never changes the result.
+struct EvaluateOptions {
+  int64_t batch_tokens = 8192;  // about so many go through the stack together: never a difference
+  int64_t window = 0;           // of positions; 0: no windows
+  /// Learns from every sequence while it is read.
+  const Adaptation* adaptation = nullptr;
+  std::function<void(int64_t done, int64_t total)> progress = {};
+};
+
+/// How well `stack` predicts the sequences of a set.
 Evaluation evaluate(Context& ctx, const Stack& stack, const EvaluationSet& set,
-                    int64_t batch_tokens = 8192,
-                    const std::function<void(int64_t done, int64_t total)>& progress = {});
+                    const EvaluateOptions& options = {});
 
 }  // namespace braid

@@ -163,7 +163,7 @@ StepReport Trainer::train_step() {
 
 void Trainer::evaluate_now(MetricsLog& metrics, const TrainerObserver& observer) {
   for (const EvaluationSet* set : evaluations_) {
-    const Evaluation e = evaluate(ctx_, stack_, *set, source_.tokens_per_batch());
+    const Evaluation e = evaluate(ctx_, stack_, *set, {.batch_tokens = source_.tokens_per_batch()});
     if (set == evaluations_.front()) accuracy_ = e.accuracy;
     metrics.write(line_of(step_, *set, e));
     if (observer.on_evaluation) observer.on_evaluation(step_, *set, e);

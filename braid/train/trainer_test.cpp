@@ -261,8 +261,8 @@ TEST(Evaluation, DoesNotDependOnTheBatch) {
   const Dataset data = test::make_dataset(ctx, folder.path(), 2000);
   const auto stack = test::make_stack(ctx, test::kHybrid);
   const TextSet set(data, {.length = 40});
-  const Evaluation one = evaluate(ctx, *stack, set, 1);
-  const Evaluation many = evaluate(ctx, *stack, set, 333);
+  const Evaluation one = evaluate(ctx, *stack, set, {.batch_tokens = 1});
+  const Evaluation many = evaluate(ctx, *stack, set, {.batch_tokens = 333});
   EXPECT_EQ(one.loss, many.loss);
   EXPECT_EQ(one.accuracy, many.accuracy);
   EXPECT_EQ(one.targets, data.predictions());

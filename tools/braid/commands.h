@@ -2,12 +2,14 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "braid/core/context.h"
 #include "braid/core/error.h"
+#include "braid/model/adaptation.h"
 
 namespace braid {
 
@@ -43,6 +45,16 @@ struct DeviceFlags {
 
   void add(CLI::App& command);
   Context context(uint64_t seed = 0) const;
+};
+
+/// --adapt and its options, the same everywhere.
+struct AdaptFlags {
+  bool on = false;
+  AdaptationOptions options;
+
+  void add(CLI::App& command);
+  /// Nothing where the flag is not set.
+  std::optional<Adaptation> adaptation(Context& ctx, const Stack& stack) const;
 };
 
 /// "1,2,3" (or spaces), "-" for standard input, "@FILE". Throws UsageError for what is no id.

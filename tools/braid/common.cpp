@@ -25,6 +25,23 @@ Context DeviceFlags::context(uint64_t seed) const {
   return Context({.device = parsed, .threads = threads, .seed = seed});
 }
 
+void AdaptFlags::add(CLI::App& command) {
+  auto* adapt = command.add_flag(
+      "--adapt", on, "learn while reading: a low-rank correction of the last hidden rows");
+  const auto option = [&](const char* name, auto& value, const char* what) {
+    command.add_option(name, value, what)->needs(adapt)->capture_default_str();
+  };
+  option("--adapt-rate", options.rate, "nats that a token met gains in like places");
+  option("--adapt-horizon", options.horizon, "tokens after which what was learned fades to 1/e");
+  option("--adapt-rank", options.rank, "of the correction; 0: 64, or the width where less");
+  option("--adapt-batch", options.batch, "tokens an update");
+}
+
+std::optional<Adaptation> AdaptFlags::adaptation(Context& ctx, const Stack& stack) const {
+  if (!on) return std::nullopt;
+  return from_flag([&] { return std::optional<Adaptation>(std::in_place, ctx, stack, options); });
+}
+
 std::string text_or_stdin(const std::string& text) {
   if (text != "-") return text;
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};

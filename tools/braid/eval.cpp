@@ -20,8 +20,9 @@ struct EvalFlags {
   std::string model, task;
   std::vector<std::string> data;
   TextSetOptions text{.length = 0};
-  int64_t examples = 1000;
+  int64_t examples = 1000, window = 0;
   uint64_t seed = 0;
+  AdaptFlags adapt;
   DeviceFlags device;
 };
 
@@ -45,11 +46,15 @@ class TemporaryFolder {
   fs::path path_;
 };
 
-Evaluation eval_set(Context& ctx, const Stack& stack, const EvaluationSet& set) {
-  constexpr int64_t kBatchTokens = 8192;
+Evaluation eval_set(Context& ctx, const EvalFlags& flags, const Stack& stack,
+                    const EvaluationSet& set) {
+  const auto adaptation = flags.adapt.adaptation(ctx, stack);
   ProgressLine line("eval");
-  return evaluate(ctx, stack, set, kBatchTokens,
-                  [&](int64_t done, int64_t total) { line.update(done, total, "sequences"); });
+  return evaluate(
+      ctx, stack, set,
+      {.window = flags.window,
+       .adaptation = adaptation ? &*adaptation : nullptr,
+       .progress = [&](int64_t done, int64_t total) { line.update(done, total, "sequences"); }});
 }
 
 void eval_task(Context& ctx, const EvalFlags& flags, const Model& model) {
@@ -61,7 +66,7 @@ void eval_task(Context& ctx, const EvalFlags& flags, const Model& model) {
         fmt::format("--task: {} has a vocabulary of {}, want at most the {} of the model",
                     flags.task, vocab, model.config().vocab));
   }
-  const Evaluation e = eval_set(ctx, model.stack(), TaskSet(examples, flags.examples));
+  const Evaluation e = eval_set(ctx, flags, model.stack(), TaskSet(examples, flags.examples));
   write_stdout(fmt::format("accuracy {:.6f}\nloss {:.6f}\nanswers {}\nexamples {}\n", e.accuracy,
                            e.loss, e.targets, flags.examples));
 }
@@ -78,11 +83,16 @@ void eval_text(Context& ctx, const EvalFlags& flags, const Model& model) {
       document_encoder(Tokenizer::load(flags.model), static_cast<int32_t>(model.config().vocab));
   const std::vector<fs::path> paths(flags.data.begin(), flags.data.end());
   const Dataset data = Dataset::open(paths, encoder, ctx.threads(), cache.path());
-  const Evaluation e = eval_set(ctx, model.stack(), TextSet(data, options));
+  const Evaluation e = eval_set(ctx, flags, model.stack(), TextSet(data, options));
   write_stdout(
       fmt::format("loss {:.6f}\nperplexity {:.4f}\nbits_per_byte {:.6f}\ntokens {}\nbytes {:.0f}\n"
                   "accuracy {:.6f}\n",
                   e.loss, e.perplexity(), e.bits_per_byte, e.targets, e.bytes, e.accuracy));
+  for (size_t i = 0; i < e.windows.size(); ++i) {
+    write_stdout(fmt::format("positions {}.. loss {:.6f} tokens {}\n",
+                             static_cast<int64_t>(i) * flags.window, e.windows[i].loss,
+                             e.windows[i].targets));
+  }
 }
 
 void eval(const EvalFlags& flags) {
@@ -117,6 +127,11 @@ void add_eval_command(CLI::App& app) {
                    "read about this many tokens, evenly spread; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option("--window", flags->window,
+                   "of text, the loss by position too, in windows of this many tokens")
+      ->check(CLI::PositiveNumber);
+  flags->adapt.add(*command);
   flags->device.add(*command);
   command->callback([flags] { eval(*flags); });
 }

@@ -15,6 +15,7 @@ struct RunFlags {
   int64_t max_tokens = 256;
   SamplerOptions sampler;
   bool print_tokens = false, ignore_eos = false, stats = false;
+  AdaptFlags adapt;
   DeviceFlags device;
 };
 
@@ -49,7 +50,8 @@ void run(const RunFlags& flags) {
   Sampler sampler = from_flag([&] { return Sampler(flags.sampler); });
   Context ctx = flags.device.context(flags.sampler.seed);
   const Model model = Model::load(ctx, flags.model);
-  Session session = model.session(ctx);
+  const auto adaptation = flags.adapt.adaptation(ctx, model.stack());
+  Session session = model.session(ctx, {.adaptation = adaptation ? &*adaptation : nullptr});
   const bool resumed = !flags.session.empty() && std::filesystem::exists(flags.session);
   if (resumed) session.load(flags.session);
 
@@ -113,6 +115,7 @@ void add_run_command(CLI::App& app) {
   command->add_flag("--stats", flags->stats, "speed and state size on stderr at the end");
   command->add_option("--session", flags->session,
                       "continue from this file if it exists; write it back afterwards");
+  flags->adapt.add(*command);
   flags->device.add(*command);
   command->callback([flags] { run(*flags); });
 }

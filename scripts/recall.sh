@@ -14,7 +14,7 @@ export LC_ALL=C
 
 mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:state=64)x2"
   "gated_delta=(gated_delta)x2" "rwkv7=(rwkv7)x2" "swa=(swa:32)x2" "linear_attn=(linear_attn)x2"
-  "favor=(linear_attn:feature=favor)x2" "retnet=(retnet)x2" "lightning=(lightning)x2"
+  "retnet=(retnet)x2" "lightning=(lightning)x2"
   "mamba1=(mamba1)x2" "s4d=(s4d)x2" "hyena=(hyena)x2" "linformer_causal=(linformer_causal)x2")
 cells=("64 4" "128 8" "256 16") # length, pairs
 longest="attn mamba2+swa mamba2 gated_delta rwkv7" # the mixers that the last cell is run for

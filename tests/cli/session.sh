@@ -17,6 +17,23 @@ for name in llama mistral mamba2_g2; do
   done
 done
 
+# What is learned while reading goes on where it was.
+m=$golden/mamba2_g2
+tokens=$(ids "$m/expected.safetensors" input_ids 48)
+run=(run --model "$m" --temperature 0 --print-tokens --adapt --adapt-batch 5)
+works "${run[@]}" --max-tokens 9 --tokens "$tokens"
+want=$(<"$out")
+for cut in 1 5 31; do
+  rm -f s
+  works "${run[@]}" --max-tokens 0 --session s --tokens "$(cut -d, -f-$cut <<<"$tokens")"
+  works "${run[@]}" --max-tokens 9 --session s --tokens "$(cut -d, -f$((cut + 1))- <<<"$tokens")"
+  same "adapted, cut at $cut" "$(<"$out")" "$want"
+done
+refuses 1 "batch=5,rate=1,horizon=4096, want none" run --model "$m" --tokens 1 --session s
+refuses 1 "want rank=64,batch=5,rate=2" "${run[@]}" --adapt-rate 2 --tokens 1 --session s
+refuses 2 "rank 65, want 1..64" "${run[@]}" --adapt-rank 65 --tokens 1
+refuses 2 "--adapt" run --model "$m" --tokens 1 --adapt-rate 2
+
 m=$golden/llama
 run=(run --model "$m" --temperature 0 --print-tokens --max-tokens 3)
 rm -f s

@@ -39,6 +39,24 @@ bool feeds_next(const ModelConfig& config, size_t i) {
   return false;
 }
 
+// What the outputs of all branches of sublayer i are added to.
+ResidualSource residual_source(const ModelConfig& config, size_t i, bool feeds_next) {
+  std::optional<ResidualSource> source;
+  for (const SublayerSpec& branch : config.sublayers[i].branches) {
+    SpecOptions options(branch);
+    const ResidualSource own = read_residual(options);
+    check(!feeds_next || own == ResidualSource{},
+          "stack: column {}: {} is added to nothing, want no residual or residual_scale",
+          branch.column, branch.name);
+    check(!source || own == *source,
+          "stack: column {}: {} has another residual or residual_scale than the branch before it, "
+          "want the same",
+          branch.column, branch.name);
+    source = own;
+  }
+  return source.value_or(ResidualSource{});
+}
+
 }  // namespace
 
 Stack::Stack(const ModelConfig& config, const StackOptions& options)
@@ -76,6 +94,7 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
         .shared = &shared};
     Residual& residual = sublayers_.emplace_back();
     residual.feeds_next = feeds_next(config_, i);
+    residual.source = residual_source(config_, i, residual.feeds_next);
     if (!residual.feeds_next) {
       residual.norm = Norm("norm", D, config_.norm, config_.norm_eps);
       std::vector<Parameter*> of_norm;
@@ -180,7 +199,8 @@ Tensor Stack::run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& 
     return h;
   }
   x = residual.norm.forward(ctx, x);
-  Tensor y = h;
+  Tensor y = residual.source.normed ? x : h;
+  if (residual.source.scale != 1) y = scale(ctx, y, residual.source.scale);
   size_t offset = 0;
   for (const auto& branch : residual.branches) {
     std::optional<LayerState> of_branch;

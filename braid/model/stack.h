@@ -12,6 +12,7 @@
 #include "braid/core/sequence_batch.h"
 #include "braid/model/config.h"
 #include "braid/nn/modules.h"
+#include "braid/nn/multipliers.h"
 #include "braid/nn/state.h"
 #include "braid/nn/sublayer.h"
 
@@ -46,8 +47,9 @@ struct ForwardOptions {
   std::optional<std::vector<int64_t>> rows;
 };
 
-/// A language model: embedding, residual sublayers x <- x + f(norm(x)), final norm, head; built
-/// from a flat list of specs. There are no classes for published architectures, only such lists.
+/// A language model: embedding, residual sublayers x <- x + f(norm(x)) (or, by their options,
+/// x <- a norm(x) + f(norm(x))), final norm, head; built from a flat list of specs. There are no
+/// classes for published architectures, only such lists.
 ///
 /// Thread safety: `forward` is const; concurrent calls need contexts and states of their own.
 class Stack {
@@ -101,6 +103,7 @@ class Stack {
     std::vector<std::unique_ptr<Sublayer>> branches;
     std::vector<std::string> names;  // registry names, for reports
     bool feeds_next = false;         // Traits::feeds_next: no norm of its own
+    ResidualSource source;
   };
   const std::vector<Residual>& sublayers() const { return sublayers_; }
 

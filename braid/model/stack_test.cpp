@@ -1,6 +1,6 @@
-// Goal: a stack whose sublayers feed each other and share weights trains, saves and runs as one
-// function. Method: its gradients against central differences and against recomputation; a native
-// checkpoint of it read back; what it must refuse.
+// Goal: a stack whose sublayers feed each other and share weights, or whose residual is the normed
+// state, trains, saves and runs as one function. Method: its gradients against central differences
+// and against recomputation; a native checkpoint of it read back; what it must refuse.
 #include "braid/model/stack.h"
 
 #include <gtest/gtest.h>
@@ -13,6 +13,10 @@
 #include "braid/model/checkpoint.h"
 #include "braid/model/json.h"
 #include "braid/model/stack_spec.h"
+#include "braid/ops/elementwise/elementwise.h"
+#include "braid/ops/embedding/embedding.h"
+#include "braid/ops/linear/linear.h"
+#include "braid/ops/rms_norm/rms_norm.h"
 #include "tests/support/files.h"
 #include "tests/support/numeric.h"
 
@@ -35,6 +39,13 @@ std::string shared_stack() {
          "attn:heads=2,in_scale=1.1,out_scale=0.9|" + kMamba + "swiglu:hidden=24,gate_scale=1.2";
 }
 
+// Normed residuals, of one branch and of two, beside a scaled one of the usual kind.
+std::string normed_stack() {
+  return "mlp:hidden=24,act=silu,residual=normed,residual_scale=1.2,out_scale=0.7 "
+         "attn:heads=2,residual=normed,residual_scale=-0.9|"
+         "swa:5,heads=2,residual=normed,residual_scale=-0.9 swiglu:hidden=24,residual_scale=0.8";
+}
+
 ModelConfig config_of(const std::string& stack) {
   ModelConfig config;
   config.vocab = kVocab;
@@ -44,9 +55,10 @@ ModelConfig config_of(const std::string& stack) {
   return config;
 }
 
-std::unique_ptr<Stack> make_stack(Context& ctx, bool recompute = false) {
+std::unique_ptr<Stack> make_stack(Context& ctx, bool recompute = false,
+                                  const std::string& spec = shared_stack()) {
   auto stack = std::make_unique<Stack>(
-      config_of(shared_stack()),
+      config_of(spec),
       StackOptions{.trainable = true, .matrix_dtype = DType::kF32, .recompute = recompute});
   stack->initialize(ctx, Rng(3));
   return stack;
@@ -102,9 +114,9 @@ double slope(Context& ctx, Stack& stack, const Batch& batch, Parameter& paramete
   return (16 * second - first) / 15;
 }
 
-TEST(SharedBlocks, GradientsMatchDifferences) {
+void gradients_match_differences(const std::string& spec) {
   Context ctx;
-  const auto stack = make_stack(ctx);
+  const auto stack = make_stack(ctx, false, spec);
   const Batch batch = make_batch();
   Tape::Sinks sinks = gradients(ctx, *stack, batch);
   // A logit is rounded by about 2^-24 of its size at each of a row's sublayers, independently.
@@ -133,9 +145,11 @@ TEST(SharedBlocks, GradientsMatchDifferences) {
   }
 }
 
-TEST(SharedBlocks, RecomputeChangesNoGradient) {
+TEST(SharedBlocks, GradientsMatchDifferences) { gradients_match_differences(shared_stack()); }
+
+void recompute_changes_no_gradient(const std::string& spec) {
   Context ctx;
-  const auto kept = make_stack(ctx), again = make_stack(ctx, /*recompute=*/true);
+  const auto kept = make_stack(ctx, false, spec), again = make_stack(ctx, true, spec);
   const Batch batch = make_batch();
   Tape::Sinks a = gradients(ctx, *kept, batch), b = gradients(ctx, *again, batch);
   for (size_t i = 0; i < kept->parameters().size(); ++i) {
@@ -144,6 +158,42 @@ TEST(SharedBlocks, RecomputeChangesNoGradient) {
     EXPECT_LE(max_error(values(b[id]), values(a[id])),
               tolerance(DType::kF32, static_cast<int64_t>(length)))
         << kept->parameters()[i].name;
+  }
+}
+
+TEST(SharedBlocks, RecomputeChangesNoGradient) { recompute_changes_no_gradient(shared_stack()); }
+
+TEST(Residuals, GradientsMatchDifferences) { gradients_match_differences(normed_stack()); }
+TEST(Residuals, RecomputeChangesNoGradient) { recompute_changes_no_gradient(normed_stack()); }
+
+TEST(Residuals, AreWhatTheOptionsSay) {
+  Context ctx;
+  const Batch batch = make_batch();
+  const auto stack = [&](const std::string& options) {
+    return make_stack(ctx, false, "mlp:hidden=24" + options + " mlp:hidden=24");
+  };
+  const auto rows = [&](const Stack& of, bool normed, float a) {
+    Stream stream(batch.sequences);
+    Tensor h = scale(ctx, embedding(ctx, batch.tokens, of.parameters()[0].parameter->weight), 50);
+    for (const Stack::Residual& sublayer : of.sublayers()) {
+      const Tensor x = sublayer.norm.forward(ctx, h);
+      const Tensor y = sublayer.branches[0]->forward(ctx, x, stream, nullptr);
+      h = add(ctx, &sublayer == &of.sublayers()[0] ? scale(ctx, normed ? x : h, a) : h, y);
+    }
+    const float eps = static_cast<float>(of.config().norm_eps);
+    const Tensor last = rms_norm(ctx, h, of.parameters()[7].parameter->value, eps);
+    return linear(ctx, last, of.parameters()[8].parameter->weight);
+  };
+  const auto forward = [&](const Stack& of) {
+    return of.forward(ctx, batch.tokens, batch.sequences);
+  };
+  for (const bool normed : {false, true}) {
+    for (const float a : {1.0f, 1.25f}) {
+      const auto of =
+          stack(fmt::format("{},residual_scale={}", normed ? ",residual=normed" : "", a));
+      EXPECT_TRUE(same_bits(forward(*of), rows(*of, normed, a))) << normed << " " << a;
+      EXPECT_EQ(same_bits(forward(*of), forward(*stack(""))), !normed && a == 1);
+    }
   }
 }
 
@@ -181,11 +231,24 @@ TEST(SharedBlocks, SurviveANativeCheckpoint) {
                         stack->forward(ctx, batch.tokens, batch.sequences)));
 }
 
+void refused(const std::string& spec, const char* want) {
+  SCOPED_TRACE(spec);
+  expect_refused([&] { Stack stack(config_of(spec)); }, want);
+}
+
+TEST(Residuals, RefusesWhatDoesNotFit) {
+  refused("attn:heads=2|mlp:residual=normed",
+          "stack: column 14: mlp has another residual or residual_scale than the branch before it, "
+          "want the same");
+  refused("attn:heads=2,residual_scale=2|mlp:residual_scale=3",
+          "stack: column 31: mlp has another");
+  refused("shared_block:residual=normed swiglu",
+          "stack: column 1: shared_block is added to nothing, want no residual or residual_scale");
+  refused("mlp:residual=x", "residual is \"x\", want one of stream, normed");
+  refused("mlp:residual_scale=inf", "residual_scale is \"inf\", want a number");
+}
+
 TEST(SharedBlocks, RefusesWhatDoesNotFit) {
-  const auto refused = [](const std::string& spec, const char* want) {
-    SCOPED_TRACE(spec);
-    expect_refused([&] { Stack stack(config_of(spec)); }, want);
-  };
   refused("mamba2:head=8 shared_block",
           "stack: column 15: shared_block comes last, want a sublayer after it");
   refused("shared_block|swiglu swiglu",

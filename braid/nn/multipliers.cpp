@@ -37,4 +37,9 @@ std::unique_ptr<Sublayer> with_multipliers(std::unique_ptr<Sublayer> inner, Spec
   return std::make_unique<Multiplied>(std::move(inner), in, out);
 }
 
+ResidualSource read_residual(SpecOptions& options) {
+  return {.normed = options.text("residual", "stream", {"stream", "normed"}) == "normed",
+          .scale = static_cast<float>(options.number("residual_scale", 1, -1e6, 1e6))};
+}
+
 }  // namespace braid

@@ -168,6 +168,7 @@ std::unique_ptr<Sublayer> make_sublayer(const SublayerSpec& spec, const Sublayer
   }
   SpecOptions options(spec);
   auto sublayer = with_multipliers(entry->make(config, options), options);
+  read_residual(options);  // every sublayer may have it; the stack carries it out
   options.done();
   return sublayer;
 }

@@ -122,8 +122,8 @@ struct SublayerEntry {
 std::span<const SublayerEntry> sublayer_registry();
 const SublayerEntry* find_sublayer(std::string_view name);
 
-/// Builds one sublayer from its spec, whose options are the module's own and in_scale, out_scale
-/// (multipliers of x and y). Throws Error(kUsage) with the column for an unknown name, an
+/// Builds one sublayer from its spec, whose options are the module's own, in_scale and out_scale
+/// (multipliers of x and y), residual and residual_scale (the stack's business). Throws Error(kUsage) with the column for an unknown name, an
 /// unknown option or an impossible size.
 std::unique_ptr<Sublayer> make_sublayer(const SublayerSpec& spec, const SublayerConfig& config);
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "bench/ceilings.h"
+#include "bench/experts_bench.h"
 #include "bench/linear_bench.h"
 #include "bench/ops.h"
 #include "bench/timing.h"
@@ -25,6 +26,7 @@ constexpr OpBench kOps[] = {
     {"cross_entropy", &cross_entropy_cases},
     {"elementwise", &elementwise_cases},
     {"embedding", &embedding_cases},
+    {"experts", [](Context& ctx, const Emit&) { bench_experts(ctx); }},
     {"favor_features", &favor_features_cases},
     {"gated_delta_rule", &gated_delta_rule_cases},
     {"gated_rms_norm", &gated_rms_norm_cases},

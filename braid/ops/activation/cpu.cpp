@@ -123,6 +123,11 @@ HWY_AFTER_NAMESPACE();
 namespace braid::cpu {
 HWY_EXPORT(activation_rows);
 
+void activation_rows(const ActivationDims& dims, int64_t begin, int64_t end, const float* x,
+                     const float* dy, float* out) {
+  HWY_DYNAMIC_DISPATCH(activation_rows)(dims, begin, end, x, dy, out);
+}
+
 void activation(ThreadPool& threads, const ActivationDims& dims, const float* x, float* y) {
   activation_vjp(threads, dims, x, nullptr, y);
 }
@@ -131,7 +136,7 @@ void activation_vjp(ThreadPool& threads, const ActivationDims& dims, const float
                     const float* dy, float* dx) {
   if (dims.width == 0) return;
   threads.parallel_for(dims.rows, 1 + 16384 / dims.width, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(activation_rows)(dims, begin, end, x, dy, dx);
+    activation_rows(dims, begin, end, x, dy, dx);
   });
 }
 

@@ -19,6 +19,10 @@ void activation(ThreadPool& threads, const ActivationDims& dims, const float* x,
 /// dx <- f'(x) dy
 void activation_vjp(ThreadPool& threads, const ActivationDims& dims, const float* x,
                     const float* dy, float* dx);
+/// Rows [begin, end), on the calling thread: the value where dy is null, otherwise dy times the
+/// slope.
+void activation_rows(const ActivationDims& dims, int64_t begin, int64_t end, const float* x,
+                     const float* dy, float* out);
 
 }  // namespace cpu
 }  // namespace braid

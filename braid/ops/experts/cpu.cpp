@@ -52,59 +52,45 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace braid::cpu {
-namespace {
 HWY_EXPORT(weigh_row);
 HWY_EXPORT(combine_row);
 
-Activation plain_activation(ExpertActivation activation) {
-  switch (activation) {
-    case ExpertActivation::kRelu2:
-      return Activation::kReluSquared;
-    case ExpertActivation::kRelu:
-      return Activation::kRelu;
-    default:
-      return Activation::kSilu;
-  }
+namespace {
+
+ActivationDims plain_dims(const ExpertDims& dims, int64_t rows) {
+  const Activation kind = dims.activation == ExpertActivation::kRelu2  ? Activation::kReluSquared
+                          : dims.activation == ExpertActivation::kRelu ? Activation::kRelu
+                                                                       : Activation::kSilu;
+  return {rows, dims.hidden, dims.hidden, dims.hidden, kind};
 }
 
 }  // namespace
 
-void expert_activation(ThreadPool& threads, const ExpertActivationDims& dims, const float* pre,
-                       float* h) {
-  const int64_t rows = dims.rows, hidden = dims.hidden;
+void activate_rows(const ExpertDims& dims, int64_t rows, const float* pre, float* h) {
+  const int64_t hidden = dims.hidden;
   if (dims.activation == ExpertActivation::kSwiglu) {
-    const SwigluDims swiglu_dims{.rows = rows, .width = hidden, .x_stride = 2 * hidden};
-    swiglu(threads, swiglu_dims, pre, h);
+    swiglu_rows({rows, hidden, 2 * hidden, hidden}, 0, rows, pre, h);
   } else if (dims.activation == ExpertActivation::kGelu) {
-    gelu(threads, {.rows = rows, .width = hidden, .x_stride = hidden}, pre, h);
+    gelu_rows({rows, hidden, hidden, hidden, false}, 0, rows, pre, nullptr, h);
   } else {
-    const ActivationDims plain{.rows = rows,
-                               .width = hidden,
-                               .x_stride = hidden,
-                               .kind = plain_activation(dims.activation)};
-    activation(threads, plain, pre, h);
+    activation_rows(plain_dims(dims, rows), 0, rows, pre, nullptr, h);
   }
 }
 
-void expert_activation_vjp(ThreadPool& threads, const ExpertActivationDims& dims,
-                           const CombineDims& combine, const int32_t* order, const float* weights,
-                           const float* pre, float* u, float* h, float* dpre, float* dweights) {
-  const int64_t rows = dims.rows, hidden = dims.hidden;
-  threads.parallel_for(rows, 1 + 16384 / hidden, [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) {
-      const int64_t n = order[m] / combine.slots, j = order[m] % combine.slots;
-      dweights[order[m]] = HWY_DYNAMIC_DISPATCH(weigh_row)(
-          hidden, weights[n * combine.weights_row + j], u + m * hidden, h + m * hidden);
-    }
-  });
+void activate_rows_vjp(const ExpertDims& dims, int64_t rows, const float* pre, const float* dh,
+                       float* dpre) {
+  const int64_t hidden = dims.hidden;
   if (dims.activation == ExpertActivation::kSwiglu) {
-    swiglu_vjp(threads, {rows, hidden, 2 * hidden, hidden}, pre, u, dpre);
+    swiglu_rows_vjp({rows, hidden, 2 * hidden, hidden}, 0, rows, pre, dh, dpre);
   } else if (dims.activation == ExpertActivation::kGelu) {
-    gelu_vjp(threads, {rows, hidden, hidden, hidden, false}, pre, u, dpre);
+    gelu_rows({rows, hidden, hidden, hidden, false}, 0, rows, pre, dh, dpre);
   } else {
-    activation_vjp(threads, {rows, hidden, hidden, hidden, plain_activation(dims.activation)}, pre,
-                   u, dpre);
+    activation_rows(plain_dims(dims, rows), 0, rows, pre, dh, dpre);
   }
+}
+
+float weigh_row(int64_t hidden, float weight, float* u, float* h) {
+  return HWY_DYNAMIC_DISPATCH(weigh_row)(hidden, weight, u, h);
 }
 
 void combine_rows(ThreadPool& threads, const CombineDims& dims, const int32_t* place,
@@ -117,33 +103,6 @@ void combine_rows(ThreadPool& threads, const CombineDims& dims, const int32_t* p
        rows, y + n * dims.width);
     }
   });
-}
-
-namespace {
-LinearDims group_dims(const GroupedDims& dims, const ExpertGroup& group) {
-  return {.m = group.end - group.begin,
-          .b = dims.b,
-          .a_row = dims.a_row,
-          .a_column = 1,
-          .c_row = dims.c_row,
-          .start_row = 0};
-}
-}  // namespace
-
-size_t grouped_scratch_bytes(const GroupedDims& dims, const ExpertGroup* groups) {
-  size_t bytes = 0;
-  for (int64_t g = 0; g < dims.groups; ++g) {
-    bytes = std::max(bytes, linear_scratch_bytes(group_dims(dims, groups[g])));
-  }
-  return bytes;
-}
-
-void grouped_linear(ThreadPool& threads, const GroupedDims& dims, const ExpertGroup* groups,
-                    const float* a, float* c, void* scratch) {
-  for (int64_t g = 0; g < dims.groups; ++g) {
-    linear(threads, group_dims(dims, groups[g]), a + groups[g].begin * dims.a_row, groups[g].matrix,
-           nullptr, c + groups[g].begin * dims.c_row, scratch);
-  }
 }
 
 }  // namespace braid::cpu

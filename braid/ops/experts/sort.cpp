@@ -1,6 +1,5 @@
 #include <algorithm>
 
-#include "braid/core/thread_pool.h"
 #include "braid/ops/experts/kernels.h"
 
 namespace braid::cpu {
@@ -34,14 +33,11 @@ RouteCounts sort_by_expert(const RouteDims& dims, const int32_t* ids, int32_t* c
   return found;
 }
 
-void gather_rows(ThreadPool& threads, int64_t rows, int64_t width, int64_t slots,
-                 const int32_t* order, int64_t from_row, const float* from, float* to) {
-  const int64_t grain = 1 + (1 << 15) / std::max<int64_t>(1, width);
-  threads.parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) {
-      std::copy_n(from + order[m] / slots * from_row, width, to + m * width);
-    }
-  });
+void gather_rows(int64_t rows, int64_t width, int64_t slots, const int32_t* order, int64_t from_row,
+                 const float* from, float* to) {
+  for (int64_t m = 0; m < rows; ++m) {
+    std::copy_n(from + order[m] / slots * from_row, width, to + m * width);
+  }
 }
 
 }  // namespace braid::cpu

@@ -112,7 +112,8 @@ TEST_P(Experts, MatchesTheReference) {
 
 // The products of one row are those of `linear`, which fixes every bit of it.
 TEST_P(Experts, RowsHaveTheBitsOfLinear) {
-  for (const cases::Experts size : {cases::Experts{40, 3, 5, 65, 33}, {150, 2, 2, 600, 96}}) {
+  for (const cases::Experts size :
+       {cases::Experts{40, 3, 5, 65, 33}, {150, 2, 2, 600, 96}, {20, 1, 2, 640, 1700}}) {
     const Problem p(size, ExpertActivation::kSwiglu, dtype());
     test::on_every_target([&] {
       const auto layer = p.experts(ctx(), dtype());
@@ -335,7 +336,8 @@ TEST_P(Experts, FrozenExpertsStillGiveTheOtherGradients) {
 }
 
 TEST_P(Experts, GradientsDoNotDependOnThreads) {
-  const Problem p({120, 3, 4, 50, 40}, ExpertActivation::kSwiglu, dtype());
+  // Nine groups: side by side where threads are few, one after the other where they are many.
+  const Problem p({120, 3, 9, 50, 40}, ExpertActivation::kSwiglu, dtype());
   const auto want = gradients(ctx(), p, dtype(), true);
   for (const int threads : {1, 3}) {
     Context other({.threads = threads, .poison = true});

@@ -75,6 +75,11 @@ HWY_AFTER_NAMESPACE();
 namespace braid::cpu {
 HWY_EXPORT(gelu_rows);
 
+void gelu_rows(const GeluDims& dims, int64_t begin, int64_t end, const float* x, const float* dy,
+               float* out) {
+  HWY_DYNAMIC_DISPATCH(gelu_rows)(dims, begin, end, x, dy, out);
+}
+
 void gelu(ThreadPool& threads, const GeluDims& dims, const float* x, float* y) {
   gelu_vjp(threads, dims, x, nullptr, y);
 }
@@ -82,9 +87,8 @@ void gelu(ThreadPool& threads, const GeluDims& dims, const float* x, float* y) {
 void gelu_vjp(ThreadPool& threads, const GeluDims& dims, const float* x, const float* dy,
               float* dx) {
   if (dims.width == 0) return;
-  threads.parallel_for(dims.rows, 1 + 16384 / dims.width, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(gelu_rows)(dims, begin, end, x, dy, dx);
-  });
+  threads.parallel_for(dims.rows, 1 + 16384 / dims.width,
+                       [&](int64_t begin, int64_t end) { gelu_rows(dims, begin, end, x, dy, dx); });
 }
 
 }  // namespace braid::cpu

@@ -17,6 +17,10 @@ namespace cpu {
 void gelu(ThreadPool& threads, const GeluDims& dims, const float* x, float* y);
 void gelu_vjp(ThreadPool& threads, const GeluDims& dims, const float* x, const float* dy,
               float* dx);
+/// Rows [begin, end), on the calling thread: the value where dy is null, otherwise dy times the
+/// slope.
+void gelu_rows(const GeluDims& dims, int64_t begin, int64_t end, const float* x, const float* dy,
+               float* out);
 
 }  // namespace cpu
 }  // namespace braid

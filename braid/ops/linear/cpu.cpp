@@ -3,6 +3,7 @@
 #include "braid/core/thread_pool.h"
 #include "braid/ops/linear/bf16.h"
 #include "braid/ops/linear/kernels.h"
+#include "braid/ops/linear/on_thread.h"
 #include "braid/simd/gemm.h"
 
 namespace braid::cpu {
@@ -64,7 +65,7 @@ Plan make_plan(const LinearDims& dims, int threads) {
   const int64_t panel_bytes = std::max<int64_t>(1, static_cast<int64_t>(dims.b.panel_bytes()));
   const int64_t smallest = ceil_div(int64_t{64} << 10, panel_bytes * plan.slab * plan.rows);
   const int64_t largest = std::max<int64_t>(1, (int64_t{512} << 10) / panel_bytes);
-  plan.group = ceil_div(panels, wanted);
+  plan.group = threads <= 1 ? panels : ceil_div(panels, wanted);
   if (plan.slabs <= 1) plan.group = std::min(plan.group, largest);
   plan.group = std::min(panels, std::max(plan.group, smallest));
   plan.groups = ceil_div(panels, plan.group);
@@ -120,8 +121,18 @@ void pack_columns(const LinearDims& dims, const Plan& plan, int64_t t0, int64_t 
   }
 }
 
+// Stands for the pool where the calling thread does it all.
+struct OneThread {
+  static int size() { return 1; }
+  template <class Body>
+  void parallel_for(int64_t count, int64_t, Body&& body) const {
+    if (count > 0) body(0, count);
+  }
+};
+
 // a as [tile][unit][rows].
-void pack_tiles(ThreadPool& threads, const LinearDims& dims, const Plan& plan, const float* a,
+template <class Threads>
+void pack_tiles(Threads& threads, const LinearDims& dims, const Plan& plan, const float* a,
                 float* tiles) {
   const int64_t tile_units = plan.rows * plan.units;
   const bool by_rows = dims.a_column == 1;
@@ -195,16 +206,9 @@ int64_t prefetch_offset(const LinearDims& dims, int64_t panels_left, int64_t til
   return static_cast<int64_t>(dims.b.panel_bytes()) + 64 * tile;
 }
 
-}  // namespace
-
-size_t linear_scratch_bytes(const LinearDims& dims) {
-  if (dims.m == 0 || dims.b.n == 0) return 0;
-  const Plan plan = make_plan(dims, 1);
-  return plan.packed ? static_cast<size_t>(plan.tiles * plan.rows * plan.units) * sizeof(float) : 0;
-}
-
-void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const void* b,
-            const float* start, float* c, void* scratch) {
+template <class Threads>
+void product(Threads& threads, const LinearDims& dims, const float* a, const void* b,
+             const float* start, float* c, void* scratch) {
   if (dims.m == 0 || dims.b.n == 0) return;
   const Plan plan = make_plan(dims, threads.size());
   if (plan.packed) {
@@ -233,6 +237,25 @@ void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const v
       } while (u0 < plan.units);
     }
   });
+}
+
+}  // namespace
+
+size_t linear_scratch_bytes(const LinearDims& dims) {
+  if (dims.m == 0 || dims.b.n == 0) return 0;
+  const Plan plan = make_plan(dims, 1);
+  return plan.packed ? static_cast<size_t>(plan.tiles * plan.rows * plan.units) * sizeof(float) : 0;
+}
+
+void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const void* b,
+            const float* start, float* c, void* scratch) {
+  product(threads, dims, a, b, start, c, scratch);
+}
+
+void linear_on_thread(const LinearDims& dims, const float* a, const void* b, const float* start,
+                      float* c, void* scratch) {
+  OneThread threads;
+  product(threads, dims, a, b, start, c, scratch);
 }
 
 void column_sum(ThreadPool& threads, int64_t rows, int64_t columns, int64_t x_row, const float* x,

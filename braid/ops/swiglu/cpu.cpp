@@ -52,16 +52,24 @@ namespace braid::cpu {
 HWY_EXPORT(gate_rows);
 HWY_EXPORT(gate_rows_vjp);
 
+void swiglu_rows(const SwigluDims& dims, int64_t begin, int64_t end, const float* x, float* y) {
+  HWY_DYNAMIC_DISPATCH(gate_rows)(dims, begin, end, x, y);
+}
+
+void swiglu_rows_vjp(const SwigluDims& dims, int64_t begin, int64_t end, const float* x,
+                     const float* dy, float* dx) {
+  HWY_DYNAMIC_DISPATCH(gate_rows_vjp)(dims, begin, end, x, dy, dx);
+}
+
 void swiglu(ThreadPool& threads, const SwigluDims& dims, const float* x, float* y) {
-  threads.parallel_for(dims.rows, 1 + 16384 / dims.width, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(gate_rows)(dims, begin, end, x, y);
-  });
+  threads.parallel_for(dims.rows, 1 + 16384 / dims.width,
+                       [&](int64_t begin, int64_t end) { swiglu_rows(dims, begin, end, x, y); });
 }
 
 void swiglu_vjp(ThreadPool& threads, const SwigluDims& dims, const float* x, const float* dy,
                 float* dx) {
   threads.parallel_for(dims.rows, 1 + 16384 / dims.width, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(gate_rows_vjp)(dims, begin, end, x, dy, dx);
+    swiglu_rows_vjp(dims, begin, end, x, dy, dx);
   });
 }
 

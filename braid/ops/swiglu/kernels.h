@@ -18,6 +18,10 @@ void swiglu(ThreadPool& threads, const SwigluDims& dims, const float* x, float* 
 /// dy (rows, width) -> dx (rows, 2 width)
 void swiglu_vjp(ThreadPool& threads, const SwigluDims& dims, const float* x, const float* dy,
                 float* dx);
+/// Rows [begin, end) of each, on the calling thread.
+void swiglu_rows(const SwigluDims& dims, int64_t begin, int64_t end, const float* x, float* y);
+void swiglu_rows_vjp(const SwigluDims& dims, int64_t begin, int64_t end, const float* x,
+                     const float* dy, float* dx);
 
 }  // namespace cpu
 

@@ -134,12 +134,18 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
 }
 
 void Stack::load(Context& ctx, const Checkpoint& checkpoint) {
+  load(ctx, [&](const std::string& name, const Shape& shape) {
+    return checkpoint.sources(name, shape);
+  });
+  checkpoint.expect_all_used();
+}
+
+void Stack::load(Context& ctx, const ParameterSource& source) {
   const ParameterOptions options{.matrix_dtype = options_.matrix_dtype.value_or(config_.dtype),
                                  .trainable = options_.trainable};
   for (auto& [name, parameter] : parameters_) {
-    load_parameter(ctx, *parameter, checkpoint.sources(name, parameter->shape), options);
+    load_parameter(ctx, *parameter, source(name, parameter->shape), options);
   }
-  checkpoint.expect_all_used();
 }
 
 void Stack::initialize(Context& ctx, const Rng& rng) {
@@ -190,15 +196,16 @@ void Stack::check_batch(std::span<const int32_t> tokens, const SequenceBatch& ba
 }
 
 Tensor Stack::run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
-                           const LayerState* state) const {
+                           const LayerState* state, const SublayerWatch* watch) const {
   const Residual& residual = sublayers_[index];
   const bool fed = index > 0 && sublayers_[index - 1].feeds_next;
   Tensor x = fed ? add(ctx, h, stream.value(kFeed)) : h;
+  if (!residual.feeds_next) x = residual.norm.forward(ctx, x);
+  if (watch != nullptr && *watch) (*watch)(index, x);
   if (residual.feeds_next) {
     stream.publish(kFeed, residual.branches[0]->forward(ctx, x, stream, state));
     return h;
   }
-  x = residual.norm.forward(ctx, x);
   Tensor y = residual.source.normed ? x : h;
   if (residual.source.scale != 1) y = scale(ctx, y, residual.source.scale);
   size_t offset = 0;
@@ -264,6 +271,7 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
   check_batch(tokens, batch, options);
   check(ctx.tape() == nullptr || options.states.empty(),
         "stack: states are overwritten, want carried tensors under a tape");
+  check(ctx.tape() == nullptr || !options.watch, "stack: watched under a tape, want no tape");
   const bool carries = options.carried != nullptr, streams = carries || !options.states.empty();
   if (carries && options.carried->empty()) options.carried->resize(sublayers_.size());
   // Rotary scales that depend on the length are fixed by the declared context once pieces are read.
@@ -283,7 +291,7 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
         carries ? LayerState(*carried, batch) : LayerState(options.states, i, batch);
     h = ctx.tape() != nullptr && options_.recompute
             ? recompute_sublayer(ctx, i, h, stream, carried)
-            : run_sublayer(ctx, i, h, stream, streams ? &state : nullptr);
+            : run_sublayer(ctx, i, h, stream, streams ? &state : nullptr, &options.watch);
   }
   Tensor logits;
   if (options.adaptation != nullptr) {

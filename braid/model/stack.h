@@ -30,6 +30,9 @@ struct StackOptions {
   bool recompute = false;
 };
 
+/// Sees what enters sublayer `index`: x (N, D), normed, as the branches take it.
+using SublayerWatch = std::function<void(size_t index, const Tensor& x)>;
+
 struct ForwardOptions {
   /// One state a sequence, read and advanced; empty: every sequence starts from nothing.
   std::span<State* const> states = {};
@@ -43,9 +46,15 @@ struct ForwardOptions {
   ExpertLoads* loads = nullptr;
   /// Learns while reading and gives the logits in place of the head; `states` then have its slots.
   const Adaptation* adaptation = nullptr;
+  /// Called before each sublayer. Not under a tape.
+  SublayerWatch watch = {};
   /// Rows of the packed batch whose logits are wanted, ascending; all of them when not set.
   std::optional<std::vector<int64_t>> rows;
 };
+
+/// The tensors whose rows, one after another, are the parameter of that name and shape.
+using ParameterSource =
+    std::function<std::vector<Tensor>(const std::string& name, const Shape& shape)>;
 
 /// A language model: embedding, residual sublayers x <- x + f(norm(x)) (or, by their options,
 /// x <- a norm(x) + f(norm(x))), final norm, head; built from a flat list of specs. There are no
@@ -61,6 +70,7 @@ class Stack {
 
   /// Exactly one of these gives the parameters their values.
   void load(Context& ctx, const Checkpoint& checkpoint);
+  void load(Context& ctx, const ParameterSource& source);
   void initialize(Context& ctx, const Rng& rng);
 
   /// After an optimiser step: sublayers move what no gradient trains (see Sublayer::after_step).
@@ -109,7 +119,7 @@ class Stack {
 
  private:
   Tensor run_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
-                      const LayerState* state) const;
+                      const LayerState* state, const SublayerWatch* watch = nullptr) const;
   Tensor recompute_sublayer(Context& ctx, size_t index, const Tensor& h, Stream& stream,
                             SlotTensors* carried) const;
   void check_batch(std::span<const int32_t> tokens, const SequenceBatch& batch,

@@ -261,6 +261,47 @@ TEST(SharedBlocks, RefusesWhatDoesNotFit) {
   refused("mamba2:head=8,scales=1/2", "scales is \"1/2\", want five numbers, of z, x, B, C and dt");
 }
 
+// Every sublayer once, in order, with rows that have gone through its norm; and no logit changes.
+TEST(Watch, SeesWhatEntersEverySublayer) {
+  Context ctx;
+  const auto stack = make_stack(ctx);
+  const Batch batch = make_batch();
+  std::vector<size_t> order;
+  std::vector<Tensor> rows;
+  const ForwardOptions options{.watch = [&](size_t index, const Tensor& x) {
+    order.push_back(index);
+    rows.push_back(x);
+  }};
+  const Tensor watched = stack->forward(ctx, batch.tokens, batch.sequences, options);
+  EXPECT_TRUE(same_bits(watched, stack->forward(ctx, batch.tokens, batch.sequences)));
+  ASSERT_EQ(order.size(), stack->sublayers().size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(order[i], i);
+    EXPECT_EQ(rows[i].shape(), (Shape{batch.sequences.tokens(), kWidth}));
+    if (stack->sublayers()[i].feeds_next) continue;
+    for (int64_t n = 0; n < rows[i].rows(); ++n) {  // normed: of unit mean square
+      double sum = 0;
+      for (int64_t d = 0; d < kWidth; ++d) sum += std::pow(rows[i].f32()[n * kWidth + d], 2);
+      EXPECT_NEAR(sum / kWidth, 1, 1e-2);
+    }
+  }
+}
+
+TEST(Load, TakesTensorsFromAnywhere) {
+  Context ctx;
+  const auto stack = make_stack(ctx);
+  std::map<std::string, Tensor> values;
+  for (const auto& [name, parameter] : stack->parameters()) values[name] = parameter->value;
+  Stack loaded(config_of(shared_stack()));
+  loaded.load(ctx, [&](const std::string& name, const Shape& shape) {
+    EXPECT_EQ(values.at(name).shape(), shape);
+    return std::vector<Tensor>{values.at(name)};
+  });
+  const Batch batch = make_batch();
+  EXPECT_TRUE(same_bits(loaded.forward(ctx, batch.tokens, batch.sequences),
+                        stack->forward(ctx, batch.tokens, batch.sequences)));
+}
+
 // Parameters of the models that the examples train, in thousands; names of published ones say them.
 TEST(Examples, AreStacksOfTheirSize) {
   const std::map<std::string, int64_t> sizes = {{"samba_421m.json", 421793},

@@ -43,7 +43,8 @@ Evaluation evaluate(Context& ctx, const Stack& stack, const EvaluationSet& set,
       set.append(next++, batch);
     } while (next < total && batch.batch.tokens() + set.length(next) <= options.batch_tokens);
     const CrossEntropyResult scores =
-        predict(ctx, stack, batch, {.adaptation = options.adaptation});
+        predict(ctx, stack, batch,
+                {.loads = options.loads, .adaptation = options.adaptation, .watch = options.watch});
     const Tensor losses = ctx.to_host(scores.token_losses), hits = ctx.to_host(scores.correct);
     // One chain over all targets, so that the sum does not depend on how they were batched.
     for (int64_t i = 0; i < losses.count(); ++i) nats += losses.f32()[i];

@@ -34,6 +34,8 @@ struct EvaluateOptions {
   int64_t window = 0;           // of positions; 0: no windows
   /// Learns from every sequence while it is read.
   const Adaptation* adaptation = nullptr;
+  ExpertLoads* loads = nullptr;  // as ForwardOptions
+  SublayerWatch watch = {};      // as ForwardOptions
   std::function<void(int64_t done, int64_t total)> progress = {};
 };
 

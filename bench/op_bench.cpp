@@ -49,6 +49,7 @@ constexpr OpBench kOps[] = {
     {"ssd", &ssd_cases},
     {"swiglu", &swiglu_cases},
     {"token_shift", &token_shift_cases},
+    {"ttt", &ttt_cases},
     {"view", &view_cases},
     {"wkv7", &wkv7_cases},
     {"wkv7_inputs", &wkv7_inputs_cases},

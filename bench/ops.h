@@ -39,6 +39,9 @@ void wkv7_cases(Context& ctx, const Emit& emit);
 void wkv7_inputs_cases(Context& ctx, const Emit& emit);
 void wkv7_output_cases(Context& ctx, const Emit& emit);
 
+// ops_ttt.cpp
+void ttt_cases(Context& ctx, const Emit& emit);
+
 // ops_model.cpp: at the ends of a model, and its training.
 void adamw_cases(Context& ctx, const Emit& emit);
 void cross_entropy_cases(Context& ctx, const Emit& emit);

@@ -2,6 +2,8 @@
 //
 // Bound: 3 products of D x F a token and layer (keys, queries, update; one more for the second
 // layer's transpose), by rows of a mini-batch; for one token at a time the bytes of the weights.
+// Even there a transposed copy of W2 is cheaper than a product that reads its columns: 20 us a head
+// of 64 x 256 instead of 27.
 
 #include <algorithm>
 

@@ -35,21 +35,15 @@ struct Triangle {
 // a (rows, columns) <- one + x keys^T, all of it; `transposed` is scratch.
 inline void scores(const Triangle& t, int64_t n, const float* x, int64_t x_row, const float* keys,
                    float one, float* transposed, float* a) {
-  const simd::GemmDims row{
-      .m = t.columns(), .n = 1, .k = n, .a_row = n, .a_col = 1, .b_row = 1, .c_row = 1};
-  if (t.rows() == 1) {  // the same chains without a transposed copy
-    gemm(row, keys, x, nullptr, a);
-  } else {
-    simd::transpose(t.columns(), n, keys, n, transposed, t.mini_batch);
-    gemm({.m = t.rows(),
-          .n = t.columns(),
-          .k = n,
-          .a_row = x_row,
-          .a_col = 1,
-          .b_row = t.mini_batch,
-          .c_row = t.mini_batch},
-         x, transposed, nullptr, a);
-  }
+  simd::transpose(t.columns(), n, keys, n, transposed, t.mini_batch);
+  gemm({.m = t.rows(),
+        .n = t.columns(),
+        .k = n,
+        .a_row = x_row,
+        .a_col = 1,
+        .b_row = t.mini_batch,
+        .c_row = t.mini_batch},
+       x, transposed, nullptr, a);
   const V shift = hn::Set(D(), one);
   for (int64_t i = 0; i < t.rows(); ++i) {
     float* at = a + i * t.mini_batch;
@@ -115,20 +109,15 @@ struct Inner {
   // y (rows, F) <- g W2^T at each row's own weights after `steps` steps.
   void apply_transposed(int64_t steps, const float* g, float* y) const {
     const int64_t n_in = dims->in(1), n_out = dims->out(1);
-    if (seen.rows() == 1) {  // the same chains without a transposed copy
-      gemm({.m = n_in, .n = 1, .k = n_out, .a_row = n_out, .a_col = 1, .b_row = 1, .c_row = 1},
-           state.w(1), g, nullptr, y);
-    } else {
-      simd::transpose(n_in, n_out, state.w(1), n_out, at->wt[1], n_in);
-      gemm({.m = seen.rows(),
-            .n = n_in,
-            .k = n_out,
-            .a_row = n_out,
-            .a_col = 1,
-            .b_row = n_in,
-            .c_row = n_in},
-           g, at->wt[1], nullptr, y);
-    }
+    simd::transpose(n_in, n_out, state.w(1), n_out, at->wt[1], n_in);
+    gemm({.m = seen.rows(),
+          .n = n_in,
+          .k = n_out,
+          .a_row = n_out,
+          .a_col = 1,
+          .b_row = n_in,
+          .c_row = n_in},
+         g, at->wt[1], nullptr, y);
     for (int64_t r = 0; r < steps; ++r) {
       read_rows(seen, n_out, g, n_out, state.p(1, r), 0, n_in, state.inputs(1, r), *at, y, n_in);
     }

@@ -1,13 +1,13 @@
 #include "braid/core/device.h"
 
-#include <sys/mman.h>
-
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
 
 #include "braid/core/build_config.h"
 #include "braid/core/error.h"
+#include "braid/core/slabs.h"
 
 namespace braid {
 
@@ -39,18 +39,26 @@ class CpuDevice final : public DeviceApi {
   Device device() const override { return {}; }
 
   void* allocate(size_t bytes) override {
-    // Large blocks start on a huge page so that streaming over weights and states misses the TLB
-    // less often.
-    constexpr size_t kHugePage = size_t{2} << 20;
-    const bool huge = bytes >= kHugePage;
-    const size_t alignment = huge ? kHugePage : 64;
-    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    void* data = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+    // Blocks of a huge page and more have their own, smaller ones share some, so that streaming
+    // over weights and states misses the TLB less often.
+    void* data = nullptr;
+    if (Slabs::serves(bytes)) {
+      data = slabs_.allocate(bytes);
+    } else if (bytes >= Slabs::kHugePage) {
+      data = allocate_huge(bytes);
+    } else {
+      data = std::aligned_alloc(64, std::max<size_t>(64, (bytes + 63) / 64 * 64));
+    }
     check(data != nullptr, ErrorKind::kResource, "out of memory: {} bytes", bytes);
-    if (huge) ::madvise(data, rounded, MADV_HUGEPAGE);
     return data;
   }
-  void deallocate(void* data, size_t) noexcept override { std::free(data); }
+  void deallocate(void* data, size_t bytes) noexcept override {
+    if (Slabs::serves(bytes)) {
+      slabs_.deallocate(data, bytes);
+    } else {
+      std::free(data);
+    }
+  }
 
   // Tensors without elements may have no memory, which memcpy and memset must not be shown.
   void copy(void* to, const void* from, size_t bytes) override {
@@ -66,6 +74,9 @@ class CpuDevice final : public DeviceApi {
   }
   void synchronize() override {}
   void* stream() const override { return nullptr; }
+
+ private:
+  Slabs slabs_;
 };
 
 }  // namespace

@@ -88,6 +88,7 @@ const SpecArg* SpecOptions::take_positional(std::string_view name) {
   if (named != nullptr) fail_at(it->column, fmt::format("{} is given twice, want it once", name));
   next_positional_ = static_cast<size_t>(it - spec_->args.begin()) + 1;
   used_[next_positional_ - 1] = true;
+  positional_.emplace_back(name, &*it);
   return &*it;
 }
 
@@ -175,6 +176,9 @@ std::string SpecOptions::positional_text(std::string_view name) {
 
 void SpecOptions::refuse(std::string_view key, std::string_view wanted) const {
   const SpecArg* arg = find(key);
+  for (const auto& [name, value] : positional_) {
+    if (name == key) arg = value;
+  }
   if (arg != nullptr) fail_value(*arg, key, wanted);
   fail_at(spec_->column, fmt::format("{} has its default, want {}", key, wanted));
 }

@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace braid {
@@ -88,6 +89,7 @@ class SpecOptions {
   std::vector<std::string> asked_;
   std::vector<bool> used_;
   size_t next_positional_ = 0;
+  std::vector<std::pair<std::string, const SpecArg*>> positional_;  // what a value stood for
 
   const SpecArg* find(std::string_view key) const;
   const SpecArg* take(std::string_view key);

@@ -164,7 +164,7 @@ constexpr SublayerEntry kVariants[] = {
     {"ttt_mlp_plain",
      nullptr,
      {.state_gradients = true},
-     "ttt_mlp:heads=4,hidden=24,mini_batch=5,norm=0,residual=0,conv=3,steps=2,init=0.2",
+     "ttt_mlp:heads=4,hidden=24,mini_batch=5,norm=0,inner_residual=0,conv=3,steps=2,init=0.2",
      ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };

@@ -1,8 +1,11 @@
 #include "braid/nn/mixers/ttt.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
+#include "braid/nn/mixers/ttt_banks.h"
 #include "braid/ops/activation/activation.h"
 #include "braid/ops/elementwise/elementwise.h"
 #include "braid/ops/gelu/gelu.h"
@@ -43,16 +46,23 @@ Tensor conv_through(Context& ctx, const Tensor& x, const Parameter& weight, cons
 
 }  // namespace
 
-TttMixer::TttMixer(const SublayerConfig& config, SpecOptions& options, bool mlp) {
+TttMixer::TttMixer(const SublayerConfig& config, SpecOptions& options, Kind kind) {
   const int64_t D = config.width;
+  const bool mlp = kind != Kind::kLinear, correction = kind == Kind::kCorrection;
+  if (correction) horizon_ = options.positional_integer_or("horizon", 8192);
   ttt_.heads = options.integer("heads", std::max<int64_t>(1, D / 64), 1, 8192);
   if (D % (2 * ttt_.heads) != 0) options.refuse("heads", "a divisor of half the width");
   ttt_.head_dim = D / ttt_.heads;
-  if (mlp) ttt_.hidden = options.integer("hidden", 4 * ttt_.head_dim, 1, 65536);
-  ttt_.mini_batch = options.integer("mini_batch", 16, 1, 4096);
+  if (mlp) ttt_.hidden = options.integer("hidden", (correction ? 1 : 4) * ttt_.head_dim, 1, 65536);
+  ttt_.mini_batch = options.integer("mini_batch", correction ? 64 : 16, 1, 4096);
+  if (!correction) horizon_ = options.integer("horizon", 0, 0);
+  if (horizon_ % (2 * ttt_.mini_batch) != 0 || (correction && horizon_ == 0)) {
+    options.refuse("horizon",
+                   fmt::format("a multiple of two mini-batches, {}", 2 * ttt_.mini_batch));
+  }
   ttt_.steps = options.integer("steps", 1, 1, 64);
   ttt_.norm = options.flag("norm", true);
-  ttt_.residual = options.flag("residual", true);
+  ttt_.residual = options.flag("inner_residual", true);
   lr_ = static_cast<float>(options.number("lr", mlp ? 0.1 : 1.0, 0.0));
   share_qk_ = options.flag("share_qk", true);
   gate_ = options.flag("gate", true);
@@ -130,10 +140,15 @@ Tensor TttMixer::forward(Context& ctx, const Tensor& x, Stream& stream,
                          const LayerState* state) const {
   const SequenceBatch& batch = stream.batch();
   const TttInputs in = inputs(ctx, x, batch, state);
-  const Tensor o = through_slot(
-      state, share_qk_ ? 2 : 0,
-      [&](const Tensor& initial) { return ttt(ctx, in, initial, batch, ttt_); },
-      [&](std::span<float* const> states) { return ttt_in_place(ctx, in, states, batch, ttt_); });
+  const size_t slot = share_qk_ ? 2 : 0;
+  const Tensor o =
+      horizon_ > 0 ? ttt_banks(ctx, in, state, slot, batch, ttt_, horizon_)
+                   : through_slot(
+                         state, slot,
+                         [&](const Tensor& initial) { return ttt(ctx, in, initial, batch, ttt_); },
+                         [&](std::span<float* const> states) {
+                           return ttt_in_place(ctx, in, states, batch, ttt_);
+                         });
   Tensor y = post_norm_.forward(ctx, o);
   if (gate_) y = multiply(ctx, gelu(ctx, g_proj_.forward(ctx, x), GeluForm::kTanh), y);
   return o_proj_.forward(ctx, y);
@@ -145,7 +160,9 @@ StateSpec TttMixer::state_spec() const {
     const Shape tail{conv_q_.shape[1] - 1, conv_q_.shape[0]};
     slots = {{.name = "conv_q", .shape = tail}, {.name = "conv_k", .shape = tail}};
   }
-  slots.push_back({.name = "fast", .shape = {ttt_.heads, ttt_state_size(ttt_)}});
+  const int64_t size = ttt_state_size(ttt_);
+  slots.push_back({.name = "fast",
+                   .shape = horizon_ > 0 ? Shape{2, ttt_.heads, size} : Shape{ttt_.heads, size}});
   return slots;
 }
 

@@ -1,6 +1,7 @@
 #include "braid/model/stack.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "braid/model/adaptation.h"
 #include "braid/model/checkpoint.h"
@@ -351,12 +352,19 @@ int64_t Stack::parameter_count() const {
   return n;
 }
 
+int64_t Stack::active_parameter_count() const {
+  double n = 0;
+  for (const auto& [name, parameter] : parameters_) {
+    n += parameter->active * static_cast<double>(parameter->shape.count());
+  }
+  return std::llround(n);
+}
+
 int64_t Stack::weight_bytes() const {
-  const size_t matrix = size_of(options_.matrix_dtype.value_or(config_.dtype));
+  const DType matrix = options_.matrix_dtype.value_or(config_.dtype);
   int64_t bytes = 0;
   for (const auto& [name, parameter] : parameters_) {
-    bytes +=
-        parameter->shape.count() * static_cast<int64_t>(parameter->matrix ? matrix : sizeof(float));
+    bytes += parameter->shape.count() * static_cast<int64_t>(size_of(dtype_of(*parameter, matrix)));
   }
   return bytes;
 }

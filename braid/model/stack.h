@@ -100,6 +100,8 @@ class Stack {
   int64_t parameter_count() const;
   /// (V, D): of the logits, which the embedding's may be as well.
   const Weight& head() const { return config_.tied ? embedding_.weight : head_.weight; }
+  /// Of these, what one token's logits read: k of the E experts of a mixture.
+  int64_t active_parameter_count() const;
   /// Bytes of packed matrices and plain parameters.
   int64_t weight_bytes() const;
 

@@ -19,6 +19,7 @@ class Linear {
   void collect(std::vector<Parameter*>& out);
   double matmul_flops() const;
   const Parameter& weight() const { return weight_; }
+  Parameter& weight() { return weight_; }
 
  private:
   Parameter weight_, bias_;

@@ -55,9 +55,10 @@ Initializer init_uniform(float low, float high) {
 
 void load_parameter(Context& ctx, Parameter& parameter, const std::vector<Tensor>& sources,
                     const ParameterOptions& options) {
+  const DType packed_dtype = dtype_of(parameter, options.matrix_dtype);
   if (parameter.matrix && !options.trainable) {
     parameter.weight = Weight::concat_rows(
-        ctx, sources, {.packed_dtype = options.matrix_dtype, .both_ways = parameter.both_ways});
+        ctx, sources, {.packed_dtype = packed_dtype, .both_ways = parameter.both_ways});
     check(parameter.weight.finite(), ErrorKind::kFormat,
           "parameter {}: holds a NaN or an infinity, want finite values", parameter.name);
     return;
@@ -72,8 +73,7 @@ void load_parameter(Context& ctx, Parameter& parameter, const std::vector<Tensor
   value.set_grad_id(parameter.value.grad_id());
   parameter.value = value;
   if (parameter.matrix) {
-    parameter.weight =
-        Weight::make(ctx, value, {.packed_dtype = options.matrix_dtype, .trainable = true});
+    parameter.weight = Weight::make(ctx, value, {.packed_dtype = packed_dtype, .trainable = true});
     parameter.value = parameter.weight.plain();  // one master, which the weight packs again
   }
 }

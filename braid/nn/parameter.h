@@ -30,6 +30,8 @@ struct Parameter {
   bool decay = false;      // weight decay applies
   bool both_ways = false;  // a matrix that is also multiplied by from the other side
   bool frozen = false;     // saved and loaded with the others, never trained; no gradient arrives
+  bool full_precision = false;  // a matrix that stays float32 beside bfloat16 ones (a router)
+  double active = 1;  // the share of tokens that read it, for counts: k / E of an expert's
   Initializer init;
 
   Tensor value;
@@ -41,6 +43,11 @@ struct ParameterOptions {
   DType matrix_dtype = DType::kF32;  // of the packed matrices
   bool trainable = false;            // keep float32 masters and packs for the backward pass
 };
+
+/// What a matrix is held in, or written in, where matrices are `matrix_dtype`.
+inline DType dtype_of(const Parameter& parameter, DType matrix_dtype) {
+  return parameter.matrix && !parameter.full_precision ? matrix_dtype : DType::kF32;
+}
 
 /// Takes the parameter's values from file tensors, which are concatenated along rows. Throws
 /// Error(kFormat) where the result is not finite. Shapes have been checked.

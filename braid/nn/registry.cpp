@@ -4,6 +4,7 @@
 
 #include "braid/core/error.h"
 #include "braid/nn/ffns/mlp.h"
+#include "braid/nn/ffns/moe.h"
 #include "braid/nn/ffns/rwkv7_cmix.h"
 #include "braid/nn/ffns/swiglu.h"
 #include "braid/nn/mixers/attention.h"
@@ -144,6 +145,11 @@ constexpr SublayerEntry kRegistry[] = {
      {.mixer = false},
      "mlp:hidden=96",
      "plain feed-forward with relu^2, relu, GELU or SiLU"},
+    {"moe",
+     &make<MoeFfn>,
+     {.mixer = false, .chooses = true},
+     "moe:8/2,hidden=32",
+     "mixture of experts: E feed-forwards, of which a token is read by k"},
 };
 
 }  // namespace

@@ -174,6 +174,20 @@ std::string SpecOptions::positional_text(std::string_view name) {
   return want_positional(name, "a value").value;
 }
 
+SpecOptions::Choice SpecOptions::positional_choice(std::string_view name, int64_t max) {
+  const std::string wanted = fmt::format("E/k: k of E, with k from 1 to E and E up to {}", max);
+  const SpecArg& arg = want_positional(name, wanted);
+  const std::string_view text = arg.value;
+  const size_t slash = std::min(text.find('/'), text.size());
+  Choice choice{};
+  if (slash == text.size() || !parse_integer(text.substr(0, slash), &choice.of) ||
+      !parse_integer(text.substr(slash + 1), &choice.picked) || choice.of < 1 || choice.of > max ||
+      choice.picked < 1 || choice.picked > choice.of) {
+    fail_value(arg, name, wanted);
+  }
+  return choice;
+}
+
 void SpecOptions::refuse(std::string_view key, std::string_view wanted) const {
   const SpecArg* arg = find(key);
   for (const auto& [name, value] : positional_) {

@@ -78,6 +78,11 @@ class SpecOptions {
   int64_t positional_integer_or(std::string_view name, int64_t fallback, int64_t min = 1,
                                 int64_t max = kMaxInteger);
   std::string positional_text(std::string_view name);
+  /// The next value without a key, written `of/picked` with 1 <= picked <= of <= max.
+  struct Choice {
+    int64_t of, picked;
+  };
+  Choice positional_choice(std::string_view name, int64_t max = kMaxInteger);
 
   /// Refuses the sublayer for `key` (for sizes that contradict each other).
   [[noreturn]] void refuse(std::string_view key, std::string_view wanted) const;

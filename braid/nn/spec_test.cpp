@@ -74,6 +74,8 @@ TEST(SpecOptions, RefusesWithColumnFoundAndWanted) {
   expect_refused([&] { options.numbers("short"); }, "want numbers of at least 0 separated by /");
   expect_refused([&] { options.positional_integer("window"); },
                  "attn: column 1: window is missing");
+  expect_refused([&] { options.positional_choice("experts", 99); },
+                 "attn: column 1: experts is missing, want E/k: k of E, with k from 1 to E");
   expect_refused([&] { options.refuse("kv", "a divisor of heads"); },
                  "column 14: kv is \"70000\", want a divisor of heads");
 }
@@ -92,6 +94,19 @@ TEST(SpecOptions, RefusesRepeatedUnknownAndUnasked) {
   expect_refused([&] { SpecOptions(spec).positional_integer("window"); }, "window is given twice");
   spec.args.push_back({"heads", "3", 43});
   expect_refused([&] { SpecOptions options(spec); }, "swa: column 43: heads is given twice");
+}
+
+TEST(SpecOptions, ReadsAChoice) {
+  const auto read = [](const std::string& text) {
+    const SublayerSpec spec{.name = "moe", .args = {{"", text, 5}}, .column = 1};
+    return SpecOptions(spec).positional_choice("experts", 99);
+  };
+  EXPECT_EQ(read("99/1").of, 99);
+  EXPECT_EQ(read("8/8").picked, 8);
+  for (const char* text : {"8", "8/", "/2", "8/0", "8/9", "100/2", "0/0", "8/2/1", "-8/2", "8/x"}) {
+    expect_refused([&] { read(text); },
+                   fmt::format("moe: column 5: experts is \"{}\", want E/k", text));
+  }
 }
 
 TEST(SpecNumbers, TextAndValueRoundTrip) {

@@ -107,6 +107,8 @@ struct Traits {
   /// Its x is h itself, without a norm, and its y is added to the input of the next sublayer (in
   /// front of that one's norm), not to h.
   bool feeds_next = false;
+  /// A choice made of x and the parameters, held constant by the gradient, makes steps in y.
+  bool chooses = false;
 };
 
 /// One line of the registry.

@@ -35,8 +35,7 @@ void RunDirectory::export_model(Context& ctx, const Stack& stack) const {
   std::vector<SafetensorsDeclaration> declarations;
   for (const auto& [name, parameter] : stack.parameters()) {
     // Only matrices are rounded: decays and norms in bf16 would change long-range behaviour.
-    const DType dtype = parameter->matrix ? options_.dtype : DType::kF32;
-    declarations.push_back({name, parameter->shape, dtype});
+    declarations.push_back({name, parameter->shape, dtype_of(*parameter, options_.dtype)});
   }
   SafetensorsWriter writer(folder_ / "model.safetensors", std::move(declarations),
                            {{"format", "pt"}});

@@ -72,6 +72,7 @@ Subject make_subject(Context& ctx, const std::string& spec, DType state_dtype, b
   }
   subject.config.of_kind = subject.config.ordinal + 1;
   subject.layer = make_sublayer(last, subject.config);
+  subject.chooses = find_sublayer(last.name)->traits.chooses;
   uint64_t stream = 0;
   for (Parameter* parameter : subject.layer->parameters()) {
     if (trainable && !parameter->frozen) parameter->value.set_grad_id(stream + 1);

@@ -14,6 +14,7 @@ namespace braid::test {
 struct Subject {
   std::unique_ptr<Sublayer> layer;
   SublayerConfig config;
+  bool chooses = false;  // Traits::chooses
 
   /// The parameters that gradients reach.
   std::vector<Parameter*> trained() const;
@@ -44,7 +45,8 @@ std::string survives_storage(Context& ctx, const Subject& subject);
 std::string forks_are_independent(Context& ctx, const Subject& subject);
 std::string returns_to_a_mark(Context& ctx, const Subject& subject);
 std::string reads_no_stale_memory(const Subject& subject);
-/// Inputs and parameters, along random directions, against central differences.
+/// Inputs and parameters, along random directions, against central differences. Rows in which a
+/// choice changes along the way are left out, where the sublayer makes choices.
 std::string gradients_match_differences(Context& ctx, const Subject& subject);
 /// The same with the state that a piece starts from and the one it leaves in the loss.
 std::string state_gradients_match_differences(Context& ctx, const Subject& subject);

@@ -69,8 +69,8 @@ void print(const Stack& stack, int64_t context) {
     }
     fmt::print("\n");
   }
-  const int64_t total = stack.parameter_count();
-  fmt::print("\nparameters: {} total, {} active a token\n", count(total), count(total));
+  fmt::print("\nparameters: {} total, {} active a token\n", count(stack.parameter_count()),
+             count(stack.active_parameter_count()));
   fmt::print("weights in memory: {}\n", bytes(stack.weight_bytes()));
   fmt::print("matrix FLOPs a token: {}\n", count(static_cast<int64_t>(stack.matmul_flops())));
   std::string totals;

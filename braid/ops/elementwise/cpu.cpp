@@ -34,6 +34,12 @@ void multiply_row(int64_t width, const float* a, const float* b, float* y) {
   });
 }
 
+float row_product(int64_t width, const float* a, const float* b) {
+  return vec::sum_over_row(static_cast<size_t>(width), [&](auto at, size_t j, vec::F32 sum) {
+    return hn::MulAdd(at.load(a + j), at.load(b + j), sum);
+  });
+}
+
 }  // namespace braid::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -42,6 +48,7 @@ namespace braid::cpu {
 HWY_EXPORT(add_row);
 HWY_EXPORT(scale_row);
 HWY_EXPORT(multiply_row);
+HWY_EXPORT(row_product);
 
 namespace {
 
@@ -83,6 +90,24 @@ void multiply(ThreadPool& threads, const ElementwiseDims& dims, const float* a, 
     HWY_DYNAMIC_DISPATCH(multiply_row)
     (count, a + row * dims.a_stride + first, b + row * dims.b_stride + first,
      y + row * dims.y_stride + first);
+  });
+}
+
+void scale_rows(ThreadPool& threads, const ElementwiseDims& dims, const float* s, const float* a,
+                float* y) {
+  for_each_piece(threads, dims, [&](int64_t row, int64_t first, int64_t count) {
+    HWY_DYNAMIC_DISPATCH(scale_row)
+    (count, s[row], a + row * dims.a_stride + first, y + row * dims.y_stride + first);
+  });
+}
+
+void row_products(ThreadPool& threads, const ElementwiseDims& dims, const float* a, const float* b,
+                  float* y) {
+  threads.parallel_for(dims.rows, 1 + 16384 / dims.width, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      y[row] = HWY_DYNAMIC_DISPATCH(row_product)(dims.width, a + row * dims.a_stride,
+                                                 b + row * dims.b_stride);
+    }
   });
 }
 

@@ -9,6 +9,8 @@ namespace {
 using Add = Kernel<&cpu::add>;
 using Scale = Kernel<&cpu::scale>;
 using Multiply = Kernel<&cpu::multiply>;
+using ScaleRows = Kernel<&cpu::scale_rows>;
+using RowProducts = Kernel<&cpu::row_products>;
 
 // Contiguous tensors are one long row, so that the work splits evenly whatever their shape.
 ElementwiseDims dims_of(const Tensor& a, const Tensor& b, const Tensor& y) {
@@ -73,6 +75,35 @@ Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b) {
   if (Tape* tape = ctx.tape()) {
     tape->record({a, b}, y, [a, b](Context& inner, const Tensor& dy) -> Grads {
       return {product(inner, b, dy), product(inner, a, dy)};
+    });
+  }
+  return y;
+}
+
+namespace {
+
+ElementwiseDims rows_of(const Tensor& a, const Tensor& b, const Tensor& y) {
+  return {.rows = a.rows(),
+          .width = a.row_count(),
+          .a_stride = a.row_stride(),
+          .b_stride = b.row_stride(),
+          .y_stride = y.row_stride()};
+}
+
+}  // namespace
+
+Tensor scale_rows(Context& ctx, const Tensor& x, const Tensor& s) {
+  check(x.rank() == 2 && s.count() == x.rows() && s.rows() == x.rows() && s.contiguous(),
+        "scale_rows: x has shape {} and s {}, want (N, D) and dense (N)", to_string(x.shape()),
+        to_string(s.shape()));
+  Tensor y = ctx.empty(x.shape());
+  ScaleRows::run(ctx, "scale_rows", rows_of(x, x, y), s.f32(), x.f32(), y.f32());
+  if (Tape* tape = ctx.tape()) {
+    tape->record({x, s}, y, [x, s](Context& inner, const Tensor& dy) -> Grads {
+      const Tensor dx = inner.empty(x.shape()), ds = inner.empty(s.shape());
+      ScaleRows::run(inner, "scale_rows", rows_of(dy, dy, dx), s.f32(), dy.f32(), dx.f32());
+      RowProducts::run(inner, "scale_rows", rows_of(x, dy, dx), x.f32(), dy.f32(), ds.f32());
+      return {dx, ds};
     });
   }
   return y;

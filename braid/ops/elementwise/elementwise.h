@@ -18,4 +18,8 @@ Tensor scale(Context& ctx, const Tensor& x, float s);
 /// a b element by element, of one shape, float32; rows may be strided; b may be a. vjp: b dy, a dy.
 Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b);
 
+/// y[n] = s[n] x[n], a factor a row: x (N, D) f32, rows may be strided; s (N) or (N, 1) f32, dense.
+/// vjp: s dy, and the inner products of x and dy by row.
+Tensor scale_rows(Context& ctx, const Tensor& x, const Tensor& s);
+
 }  // namespace braid

@@ -23,5 +23,12 @@ void scale(ThreadPool& threads, const ElementwiseDims& dims, float s, const floa
 void multiply(ThreadPool& threads, const ElementwiseDims& dims, const float* a, const float* b,
               float* y);
 
+/// y <- s a, s (rows)
+void scale_rows(ThreadPool& threads, const ElementwiseDims& dims, const float* s, const float* a,
+                float* y);
+/// y (rows) <- the inner products of the rows of a and b
+void row_products(ThreadPool& threads, const ElementwiseDims& dims, const float* a, const float* b,
+                  float* y);
+
 }  // namespace cpu
 }  // namespace braid

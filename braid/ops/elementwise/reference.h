@@ -26,4 +26,12 @@ std::vector<T> multiply(const std::vector<T>& a, const std::vector<T>& b) {
   return y;
 }
 
+template <class T>
+std::vector<T> scale_rows(const std::vector<T>& x, const std::vector<T>& s) {
+  const size_t width = x.size() / s.size();
+  std::vector<T> y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) y[i] = x[i] * s[i / width];
+  return y;
+}
+
 }  // namespace braid::reference

@@ -73,8 +73,39 @@ TEST(Elementwise, GradientsOfAProductAndASquare) {
   expect_close(tape.grad(b), db, kTolerance, "db");
 }
 
+TEST(Elementwise, ScalesRowsOnStridedRows) {
+  Context ctx(ContextOptions{.threads = 2, .poison = true});
+  for (const auto& [rows, width] : cases::kElementwiseTest) {
+    const Tensor x = randn({rows, width + 3}, 1).slice_columns(1, 1 + width);
+    const Tensor s = randn({rows, 1}, 2);
+    expect_close(scale_rows(ctx, x, s), reference::scale_rows(values(x), values(s)), kTolerance,
+                 "scale_rows");
+  }
+}
+
+TEST(Elementwise, GradientsOfScaledRows) {
+  Context ctx(ContextOptions{.threads = 2, .poison = true});
+  Tape tape;
+  Tensor x = randn({3, 70}, 1).slice_columns(1, 66), s = randn({3}, 2);
+  const auto xs = values(x), ss = values(s), dy = values(randn({3, 65}, 3));
+  tape.watch(x);
+  tape.watch(s);
+  Context taped = ctx.with_tape(&tape);
+  const Tensor y = scale_rows(taped, x, s);
+  tape.backward(ctx, {y}, {randn({3, 65}, 3)});
+  const auto dx = complex_step(xs, [&](const std::vector<Complex>& z) {
+    return dot(reference::scale_rows(z, as<Complex>(ss)), dy);
+  });
+  const auto ds = complex_step(ss, [&](const std::vector<Complex>& z) {
+    return dot(reference::scale_rows(as<Complex>(xs), z), dy);
+  });
+  expect_close(tape.grad(x), dx, kTolerance, "dx");
+  expect_close(tape.grad(s), ds, tolerance(DType::kF32, 65), "ds");
+}
+
 TEST(Elementwise, RefusesOtherShapes) {
   Context ctx;
+  EXPECT_THROW(scale_rows(ctx, randn({2, 3}, 1), randn({3}, 1)), Error);
   Tensor a = randn({2, 3}, 1);
   EXPECT_THROW(add(ctx, a, randn({3, 2}, 1)), Error);
   EXPECT_THROW(multiply(ctx, a, randn({3, 2}, 1)), Error);

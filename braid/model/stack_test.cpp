@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "braid/model/checkpoint.h"
 #include "braid/model/json.h"
@@ -304,15 +304,17 @@ TEST(Load, TakesTensorsFromAnywhere) {
 
 // Parameters of the models that the examples train, in thousands; names of published ones say them.
 TEST(Examples, AreStacksOfTheirSize) {
-  const std::map<std::string, int64_t> sizes = {{"samba_421m.json", 421793},
-                                                {"young_readers.json", 2569}};
-  for (const auto& [name, thousands] : sizes) {
+  const std::tuple<std::string, int64_t, int64_t> kExamples[] = {
+      {"samba_421m.json", 32000, 421793},
+      {"switch_base_8.json", 32128, 307845},
+      {"young_readers.json", 2048, 2569}};
+  for (const auto& [name, vocab, thousands] : kExamples) {
     SCOPED_TRACE(name);
     const auto path = std::filesystem::path(BRAID_SOURCE_DIR) / "examples" / name;
     const nlohmann::json root = read_json(path);
     const JsonObject example(root, name);
     ModelConfig config;
-    config.vocab = name == "samba_421m.json" ? 32000 : 2048;
+    config.vocab = vocab;
     config.width = example.integer("width", 1, 1 << 20);
     config.tied = example.flag_or("tied", false);
     config.sublayers = parse_stack(example.text("stack"));

@@ -20,12 +20,12 @@ struct RopeKeys {
   double partial;
 };
 
-RopeKeys find_rope(const JsonObject& json, double partial) {
+RopeKeys find_rope(const JsonObject& json, double partial, double theta) {
   const bool newer = json.has("rope_parameters"), older = json.has("rope_scaling");
   const JsonObject scaling = newer   ? json.object("rope_parameters")
                              : older ? json.object("rope_scaling")
                                      : JsonObject(json.value(), json.source());
-  RopeKeys keys{.scaling = scaling, .kind = "default", .theta = 10000, .partial = 1};
+  RopeKeys keys{.scaling = scaling, .kind = "default", .theta = theta, .partial = 1};
   if (newer || older) {
     const std::string kind = scaling.text_or("type", "default");
     keys.kind = scaling.text_or("rope_type", kind);
@@ -34,7 +34,7 @@ RopeKeys find_rope(const JsonObject& json, double partial) {
   }
   const JsonObject& inner = newer ? scaling : json;
   constexpr double kMaxTheta = 1e15;
-  keys.theta = inner.number_or("rope_theta", json.number_or("rope_theta", 10000, 1, kMaxTheta), 1,
+  keys.theta = inner.number_or("rope_theta", json.number_or("rope_theta", theta, 1, kMaxTheta), 1,
                                kMaxTheta);
   keys.partial = inner.number_or("partial_rotary_factor",
                                  json.number_or("partial_rotary_factor", partial, 0, 1), 0, 1);
@@ -81,8 +81,8 @@ void set_longrope(const RopeKeys& keys, int64_t rotary_dim, SpecBuilder* attenti
 }  // namespace
 
 void rope_options(const JsonObject& json, int64_t head_dim, int64_t max_positions,
-                  SpecBuilder* attention, double partial) {
-  const RopeKeys keys = find_rope(json, partial);
+                  SpecBuilder* attention, double partial, double theta) {
+  const RopeKeys keys = find_rope(json, partial, theta);
   const JsonObject& scaling = keys.scaling;
   const auto rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * keys.partial);
   check(rotary_dim >= 2 && rotary_dim % 2 == 0, ErrorKind::kFormat,
@@ -124,17 +124,30 @@ void rope_options(const JsonObject& json, int64_t head_dim, int64_t max_position
 
 void attention_options(const JsonObject& json, const ModelConfig& config, SpecBuilder* attention,
                        double partial) {
+  attention_options(json, config, attention, AttentionDefaults{.partial = partial});
+}
+
+void attention_options(const JsonObject& json, const ModelConfig& config, SpecBuilder* attention,
+                       const AttentionDefaults& defaults) {
+  constexpr const char* kKvKey = "num_key_value_heads";
   const int64_t heads = json.integer("num_attention_heads", 1, kMaxWidth);
-  const int64_t kv = json.integer_or("num_key_value_heads", heads, 1, kMaxWidth);
+  const bool as_heads = defaults.kv_heads == 0 || json.value().contains(kKvKey);
+  const int64_t kv = json.integer_or(kKvKey, as_heads ? heads : defaults.kv_heads, 1, kMaxWidth);
   check(heads % kv == 0, ErrorKind::kFormat,
         "{}: num_key_value_heads is {}, want a divisor of num_attention_heads, {}", json.source(),
         kv, heads);
-  check(json.has("head_dim") || config.width % heads == 0, ErrorKind::kFormat,
+  const bool given = json.has("head_dim") || defaults.head_dim > 0;
+  check(given || config.width % heads == 0, ErrorKind::kFormat,
         "{}: num_attention_heads is {}, want a divisor of hidden_size, {}, or a head_dim",
         json.source(), heads, config.width);
-  const int64_t head_dim = json.integer_or("head_dim", config.width / heads, 1, kMaxWidth);
+  const int64_t fallback = defaults.head_dim > 0 ? defaults.head_dim : config.width / heads;
+  const int64_t head_dim = json.integer_or("head_dim", fallback, 1, kMaxWidth);
   attention->set("heads", heads).set("kv", kv).set("dim", head_dim);
-  rope_options(json, head_dim, config.max_context, attention, partial);
+  if (!defaults.positions) {
+    attention->set_text("rope", "none");
+    return;
+  }
+  rope_options(json, head_dim, config.max_context, attention, defaults.partial, defaults.theta);
 }
 
 SpecBuilder swiglu_options(const JsonObject& json) {

@@ -8,9 +8,11 @@ namespace braid {
 
 std::span<const Family* const> families() {
   static constexpr const Family* kFamilies[] = {
-      &kLlamaFamily,    &kMistralFamily, &kMamba2Family,      &kBambaFamily,
-      &kFalconH1Family, &kMambaFamily,   &kFalconMambaFamily, &kStateSpacesFamily,
-      &kZamba2Family,   &kRwkv7Family,   &kRwkvLmFamily,      &kTttFamily};
+      &kLlamaFamily,           &kMistralFamily, &kMamba2Family,      &kBambaFamily,
+      &kFalconH1Family,        &kMambaFamily,   &kFalconMambaFamily, &kStateSpacesFamily,
+      &kZamba2Family,          &kRwkv7Family,   &kRwkvLmFamily,      &kTttFamily,
+      &kMixtralFamily,         &kQwen3Family,   &kQwen3MoeFamily,    &kJambaFamily,
+      &kGraniteMoeHybridFamily};
   return kFamilies;
 }
 

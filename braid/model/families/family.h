@@ -54,6 +54,8 @@ extern const Family kMambaFamily, kFalconMambaFamily, kStateSpacesFamily;
 extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, kFalconH1Family,
     kZamba2Family;
 extern const Family kRwkv7Family, kRwkvLmFamily, kTttFamily;
+extern const Family kMixtralFamily, kQwen3Family, kQwen3MoeFamily, kJambaFamily,
+    kGraniteMoeHybridFamily;
 
 /// All of them, in one table.
 std::span<const Family* const> families();
@@ -104,14 +106,23 @@ bool nothing_ignorable(std::string_view name);
 
 // Sublayers, from the keys that transformers' configs share.
 
-/// heads, kv, dim and the rotary options; reads config->width and max_context. `partial` is the
-/// family's default of partial_rotary_factor.
+/// What attention is where its keys are absent.
+struct AttentionDefaults {
+  double partial = 1;  // partial_rotary_factor
+  double theta = 10000;
+  int64_t head_dim = 0;   // 0: the width over the heads
+  int64_t kv_heads = 0;   // 0: as the heads, which a null means as well
+  bool positions = true;  // false: none, whatever the keys say
+};
+/// heads, kv, dim and the rotary options; reads config->width and max_context.
+void attention_options(const JsonObject& json, const ModelConfig& config, SpecBuilder* attention,
+                       const AttentionDefaults& defaults);
 void attention_options(const JsonObject& json, const ModelConfig& config, SpecBuilder* attention,
                        double partial = 1);
 /// Adds rope, theta and what the kind of scaling needs; reads `rope_parameters` as well as
 /// `rope_theta` and `rope_scaling`.
 void rope_options(const JsonObject& json, int64_t head_dim, int64_t max_positions,
-                  SpecBuilder* attention, double partial = 1);
+                  SpecBuilder* attention, double partial = 1, double theta = 10000);
 /// intermediate_size, mlp_bias.
 SpecBuilder swiglu_options(const JsonObject& json);
 

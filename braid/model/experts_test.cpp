@@ -11,6 +11,7 @@
 
 #include "braid/model/checkpoint.h"
 #include "braid/model/families/family.h"
+#include "braid/model/stack.h"
 #include "braid/model/stack_spec.h"
 #include "tests/support/files.h"
 
@@ -165,6 +166,16 @@ TEST(Experts, RefusesByKey) {
     SCOPED_TRACE(patch);
     expect_refused([&, n = name, p = patch] { patched(n, p); }, want);
   }
+}
+
+// Before any expert is built.
+TEST(Experts, RefusesASpecThatFillsTheMemory) {
+  ModelConfig config;
+  config.vocab = config.width = 64;
+  config.sublayers = parse_stack("(moe:40000/1,hidden=8)x4");
+  expect_refused([&] { Stack stack(config); },
+                 "experts is \"40000/1\", want E/k: k of E, with k "
+                 "from 1 to E and E up to 32768");
 }
 
 // A copy of a golden checkpoint whose tensors `change` has edited.

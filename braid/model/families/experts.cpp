@@ -73,7 +73,7 @@ void map_ffn(const std::string& native, const std::string& file, const FfnNames&
 void map_moe(const std::string& native, const std::string& file, const SublayerSpec& spec,
              const MoeNames& names, WeightMap* map) {
   SpecOptions options(spec);
-  const int64_t experts = std::stoll(options.positional_text("experts"));  // E/k
+  const int64_t experts = options.positional_choice("experts").of;
   const FfnShape shape{.hidden = options.integer("hidden", 0),
                        .gated = options.text("act", "swiglu") == "swiglu",
                        .biased = false};

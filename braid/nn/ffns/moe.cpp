@@ -13,7 +13,8 @@
 namespace braid {
 namespace {
 
-constexpr int64_t kMostExperts = 65536;
+// Of one mixture, and of all that a stack has: a spec must not fill the memory by itself.
+constexpr int64_t kMostExperts = 65536, kMostInAll = 2 * kMostExperts;
 constexpr float kRouterStddev =
     0.02f;  // logits begin close together, so that all experts are tried
 // Of a pass's random numbers.
@@ -70,7 +71,8 @@ int64_t count_dropped(Context& ctx, const Tensor& experts) {
 
 MoeFfn::MoeFfn(const SublayerConfig& config, SpecOptions& options) : config_(config) {
   const int64_t D = config.width;
-  const auto [E, k] = options.positional_choice("experts", kMostExperts);
+  const auto [E, k] = options.positional_choice(
+      "experts", std::min(kMostExperts, std::max<int64_t>(1, kMostInAll / config.of_kind)));
   experts_count_ = E;
   routing_.top_k = k;
   const int64_t dense = (8 * D / 3 + 63) / 64 * 64;

@@ -1,6 +1,7 @@
 // Mixtures of experts as published configs and checkpoints write them.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "braid/core/error.h"
@@ -53,6 +54,26 @@ SpecBuilder moe_options(const JsonObject& json, const MoeKeys& keys) {
                         ? json.integer_or(keys.hidden, keys.default_hidden, 1, kMaxWidth)
                         : json.integer(keys.hidden, 1, kMaxWidth));
   return moe;
+}
+
+std::vector<SublayerSpec> sparse_or_dense(const JsonObject& json, const MoeKeys& keys,
+                                          int64_t layers,
+                                          const std::function<SublayerSpec()>& sparse,
+                                          const std::function<SublayerSpec()>& dense) {
+  const int64_t step = json.integer_or("decoder_sparse_step", 1, 1, kMaxLayers);
+  std::vector<bool> is_sparse;
+  for (int64_t i = 1; i <= layers; ++i) {
+    is_sparse.push_back(i % step == 0 && has_experts(json, keys));
+  }
+  for (const int64_t i : json.integers_or_one("mlp_only_layers", 0, layers - 1)) {
+    is_sparse[static_cast<size_t>(i)] = false;
+  }
+  const auto any = [&](bool kind) { return std::ranges::find(is_sparse, kind) != is_sparse.end(); };
+  const SublayerSpec moe = any(true) ? sparse() : SublayerSpec{};
+  const SublayerSpec plain = any(false) ? dense() : SublayerSpec{};
+  std::vector<SublayerSpec> ffns;
+  for (const bool kind : is_sparse) ffns.push_back(kind ? moe : plain);
+  return ffns;
 }
 
 void map_ffn(const std::string& native, const std::string& file, const FfnNames& names,

@@ -7,12 +7,26 @@
 namespace braid {
 
 std::span<const Family* const> families() {
-  static constexpr const Family* kFamilies[] = {
-      &kLlamaFamily,           &kMistralFamily, &kMamba2Family,      &kBambaFamily,
-      &kFalconH1Family,        &kMambaFamily,   &kFalconMambaFamily, &kStateSpacesFamily,
-      &kZamba2Family,          &kRwkv7Family,   &kRwkvLmFamily,      &kTttFamily,
-      &kMixtralFamily,         &kQwen3Family,   &kQwen3MoeFamily,    &kJambaFamily,
-      &kGraniteMoeHybridFamily};
+  static constexpr const Family* kFamilies[] = {&kLlamaFamily,
+                                                &kMistralFamily,
+                                                &kMamba2Family,
+                                                &kBambaFamily,
+                                                &kFalconH1Family,
+                                                &kMambaFamily,
+                                                &kFalconMambaFamily,
+                                                &kStateSpacesFamily,
+                                                &kZamba2Family,
+                                                &kRwkv7Family,
+                                                &kRwkvLmFamily,
+                                                &kTttFamily,
+                                                &kMixtralFamily,
+                                                &kQwen3Family,
+                                                &kQwen3MoeFamily,
+                                                &kJambaFamily,
+                                                &kGraniteMoeHybridFamily,
+                                                &kMiniMaxFamily,
+                                                &kNemotronHFamily,
+                                                &kQwen3NextFamily};
   return kFamilies;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <map>
 #include <optional>
@@ -56,6 +57,7 @@ extern const Family kLlamaFamily, kMistralFamily, kMamba2Family, kBambaFamily, k
 extern const Family kRwkv7Family, kRwkvLmFamily, kTttFamily;
 extern const Family kMixtralFamily, kQwen3Family, kQwen3MoeFamily, kJambaFamily,
     kGraniteMoeHybridFamily;
+extern const Family kMiniMaxFamily, kNemotronHFamily, kQwen3NextFamily;
 
 /// All of them, in one table.
 std::span<const Family* const> families();
@@ -167,6 +169,14 @@ struct MoeKeys {
 SpecBuilder moe_options(const JsonObject& json, const MoeKeys& keys);
 /// Whether there are experts at all.
 bool has_experts(const JsonObject& json, const MoeKeys& keys);
+
+/// The feed-forward of each layer as Qwen's configs say it: experts in every
+/// decoder_sparse_step-th, unless mlp_only_layers lists it or there are none. Either is asked for
+/// only where a layer has it.
+std::vector<SublayerSpec> sparse_or_dense(const JsonObject& json, const MoeKeys& keys,
+                                          int64_t layers,
+                                          const std::function<SublayerSpec()>& sparse,
+                                          const std::function<SublayerSpec()>& dense);
 
 /// The matrices of a feed-forward, behind its path. With no `gate`, `up` holds both, the gate's
 /// rows first.

@@ -95,7 +95,7 @@ TEST(MiniMax, ReadsItsKeys) {
 }
 
 TEST(NemotronH, ReadsItsKeys) {
-  const std::string mamba = "mamba2:state=16,head=16,heads=8,groups=1,conv=4";
+  const std::string mamba = "mamba2:state=16,head=16,heads=8,groups=1,conv=4,dt_min=0.001";
   const std::string moe =
       "moe:8/2,hidden=24,act=relu2,router=sigmoid,norm=1,scale=2.5,groups=2,keep=1,select_bias=1,"
       "shared_hidden=40";
@@ -114,6 +114,7 @@ TEST(NemotronH, ReadsItsKeys) {
             "mlp:hidden=96,act=silu attn:heads=4,kv=2,dim=32,rope=none "
             "mamba2:state=16,head=16,heads=8,groups=2,conv=4,dt_min=0.5,dt_max=2 "
             "mlp:hidden=96,act=silu");
+  EXPECT_EQ(stack("nemotron_h", R"({"time_step_min": 0})").find("dt_min"), std::string::npos);
   // The inner width is that of the heads, whatever `expand` says.
   EXPECT_NE(stack("nemotron_h", R"({"mamba_num_heads": 6})").find("head=16,heads=6,"),
             std::string::npos);

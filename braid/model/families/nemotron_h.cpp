@@ -66,20 +66,26 @@ std::string_view either(const JsonObject& json, std::string_view older, std::str
 
 SublayerSpec mamba_spec(const JsonObject& json, const ModelConfig& config) {
   want_silu(json, "mamba_hidden_act");
-  return mamba2_options(json, config.width,
-                        {.heads = "mamba_num_heads",
-                         .head = "mamba_head_dim",
-                         .groups = either(json, "mamba_n_groups", "n_groups"),
-                         .state = "ssm_state_size",
-                         .conv = either(json, "mamba_d_conv", "conv_kernel"),
-                         .expand = {},
-                         .limit = either(json, "mamba_dt_limit", "time_step_limit"),
-                         .bias = "use_bias",
-                         .conv_bias = either(json, "mamba_conv_bias", "use_conv_bias"),
-                         .default_head = 64,
-                         .default_groups = 8,
-                         .default_state = 128})
-      .build();
+  const std::string_view limit = either(json, "mamba_dt_limit", "time_step_limit");
+  SpecBuilder mamba = mamba2_options(json, config.width,
+                                     {.heads = "mamba_num_heads",
+                                      .head = "mamba_head_dim",
+                                      .groups = either(json, "mamba_n_groups", "n_groups"),
+                                      .state = "ssm_state_size",
+                                      .conv = either(json, "mamba_d_conv", "conv_kernel"),
+                                      .expand = {},
+                                      .limit = limit,
+                                      .bias = "use_bias",
+                                      .conv_bias = either(json, "mamba_conv_bias", "use_conv_bias"),
+                                      .default_head = 64,
+                                      .default_groups = 8,
+                                      .default_state = 128});
+  // As with Zamba2, whose mixer this is: the reference clamps dt from below at time_step_min.
+  const double dt_min =
+      json.number_or(either(json, "mamba_dt_min", "time_step_min"), 0.001, 0, 1e6);
+  const bool limited = json.has(limit) && json.numbers(limit, 0, SpecOptions::kInfinity)[0] > 0;
+  if (!limited && dt_min > 0) mamba.set_number("dt_min", dt_min);
+  return mamba.build();
 }
 
 SublayerSpec attention_spec(const JsonObject& json, const ModelConfig& config) {

@@ -63,27 +63,16 @@ ModelConfig qwen3_moe_config(const JsonObject& json) {
   ModelConfig config;
   const int64_t window = common_keys(json, &config);
   const int64_t layers = json.integer_or("num_hidden_layers", 24, 1, kMaxLayers);
-  const int64_t step = json.integer_or("decoder_sparse_step", 1, 1, kMaxLayers);
   const SublayerSpec mixer = attention_spec(json, config, window, {.kv_heads = 4});
   constexpr MoeKeys kKeys{.default_experts = 128, .default_chosen = 8, .default_hidden = 768};
-  std::vector<bool> sparse(static_cast<size_t>(layers));
-  if (has_experts(json, kKeys)) {
-    for (int64_t i = step; i <= layers; i += step) sparse[static_cast<size_t>(i - 1)] = true;
-  }
-  for (const int64_t i : json.integers_or_one("mlp_only_layers", 0, layers - 1)) {
-    sparse[static_cast<size_t>(i)] = false;
-  }
-  const bool any_sparse = std::ranges::find(sparse, true) != sparse.end();
-  const bool any_dense = std::ranges::find(sparse, false) != sparse.end();
-  const SublayerSpec dense = any_dense ? dense_ffn(json) : SublayerSpec{};
-  SublayerSpec moe;
-  if (any_sparse) {
+  const auto moe = [&] {
     const bool norm = json.flag_or("norm_topk_prob", false);
-    moe = moe_options(json, kKeys).set("norm", norm ? 1 : 0).build();
-  }
-  for (const bool is_sparse : sparse) {
+    return moe_options(json, kKeys).set("norm", norm ? 1 : 0).build();
+  };
+  for (const SublayerSpec& ffn :
+       sparse_or_dense(json, kKeys, layers, moe, [&] { return dense_ffn(json); })) {
     config.sublayers.push_back({{mixer}});
-    config.sublayers.push_back({{is_sparse ? moe : dense}});
+    config.sublayers.push_back({{ffn}});
   }
   return config;
 }

@@ -278,7 +278,8 @@ Tensor Stack::forward(Context& ctx, std::span<const int32_t> tokens, const Seque
   // Rotary scales that depend on the length are fixed by the declared context once pieces are read.
   Stream stream(batch, {.rope_context = streams ? config_.max_context : 0,
                         .noise = options.noise,
-                        .loads = options.loads});
+                        .loads = options.loads,
+                        .expert_host = options.expert_host});
 
   Tensor h = embedding(ctx, tokens, embedding_.weight);
   if (config_.embedding_scale != 1.0) {

@@ -44,6 +44,7 @@ struct ForwardOptions {
   /// As StreamOptions; `loads` is fed once a pass, also when sublayers are recomputed.
   std::optional<Rng> noise = std::nullopt;
   ExpertLoads* loads = nullptr;
+  ExpertHost* expert_host = nullptr;
   /// Learns while reading and gives the logits in place of the head; `states` then have its slots.
   const Adaptation* adaptation = nullptr;
   /// Called before each sublayer. Not under a tape.

@@ -18,6 +18,8 @@
 
 namespace braid {
 
+class ExpertHost;
+
 /// What a forward pass is told beside its batch.
 struct StreamOptions {
   /// The declared maximum context, which fixes rotary scales that depend on the whole length
@@ -27,6 +29,8 @@ struct StreamOptions {
   std::optional<Rng> noise = std::nullopt;
   /// Gathers how many tokens chose each expert; null: nobody asks.
   ExpertLoads* loads = nullptr;
+  /// Evaluates the chosen experts (expert_host.h); null: the sublayer does, with its own weights.
+  ExpertHost* expert_host = nullptr;
 };
 
 /// What flows down the stack beside the hidden rows: computed once per forward pass, read by all.

@@ -6,13 +6,14 @@
 
 namespace braid {
 
-Model Model::load(Context& ctx, const std::filesystem::path& directory) {
+Model Model::load(Context& ctx, const std::filesystem::path& directory,
+                  const FilterFor& filter_for) {
   const Checkpoint checkpoint = Checkpoint::open(directory);
   Model model;
   model.directory_ = directory;
   model.fingerprint_ = checkpoint.fingerprint();
   model.stack_ = std::make_unique<Stack>(checkpoint.config());
-  model.stack_->load(ctx, checkpoint);
+  model.stack_->load(ctx, checkpoint, filter_for ? filter_for(*model.stack_) : ParameterFilter());
   // The second is what RWKV-LM calls the vocabulary of its released models.
   for (const char* name : {"tokenizer.json", "rwkv_vocab_v20230424.txt"}) {
     if (model.tokenizer_ != nullptr || !std::filesystem::exists(directory / name)) continue;

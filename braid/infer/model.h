@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 
 #include "braid/infer/session.h"
@@ -16,9 +17,13 @@ namespace braid {
 /// Thread safety: const members may be used from several threads with contexts of their own.
 class Model {
  public:
+  /// Sees the stack before its weights are read and says which of them are.
+  using FilterFor = std::function<ParameterFilter(const Stack& stack)>;
+
   /// Reads config.json, the weights and tokenizer.json (or rwkv_vocab_v20230424.txt). The mapped
   /// file pages are given back as the weights are packed.
-  static Model load(Context& ctx, const std::filesystem::path& directory);
+  static Model load(Context& ctx, const std::filesystem::path& directory,
+                    const FilterFor& filter_for = {});
 
   const Stack& stack() const { return *stack_; }
   const ModelConfig& config() const { return stack_->config(); }

@@ -134,27 +134,30 @@ Stack::Stack(const ModelConfig& config, const StackOptions& options)
   }
 }
 
-void Stack::load(Context& ctx, const Checkpoint& checkpoint) {
-  load(ctx, [&](const std::string& name, const Shape& shape) {
-    return checkpoint.sources(name, shape);
-  });
+void Stack::load(Context& ctx, const Checkpoint& checkpoint, const ParameterFilter& filter) {
+  load(
+      ctx,
+      [&](const std::string& name, const Shape& shape) { return checkpoint.sources(name, shape); },
+      filter);
   checkpoint.expect_all_used();
 }
 
-void Stack::load(Context& ctx, const ParameterSource& source) {
+void Stack::load(Context& ctx, const ParameterSource& source, const ParameterFilter& filter) {
   const ParameterOptions options{.matrix_dtype = options_.matrix_dtype.value_or(config_.dtype),
                                  .trainable = options_.trainable};
   for (auto& [name, parameter] : parameters_) {
-    load_parameter(ctx, *parameter, source(name, parameter->shape), options);
+    const std::vector<Tensor> sources = source(name, parameter->shape);
+    if (!filter || filter(name)) load_parameter(ctx, *parameter, sources, options);
   }
 }
 
-void Stack::initialize(Context& ctx, const Rng& rng) {
+void Stack::initialize(Context& ctx, const Rng& rng, const ParameterFilter& filter) {
   const ParameterOptions options{.matrix_dtype = options_.matrix_dtype.value_or(DType::kF32),
                                  .trainable = options_.trainable};
   uint64_t stream = 0;
   for (auto& [name, parameter] : parameters_) {
-    initialize_parameter(ctx, *parameter, rng.fork(stream++), options);
+    const Rng of_parameter = rng.fork(stream++);
+    if (!filter || filter(name)) initialize_parameter(ctx, *parameter, of_parameter, options);
   }
 }
 

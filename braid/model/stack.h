@@ -56,6 +56,8 @@ struct ForwardOptions {
 /// The tensors whose rows, one after another, are the parameter of that name and shape.
 using ParameterSource =
     std::function<std::vector<Tensor>(const std::string& name, const Shape& shape)>;
+/// Says of a parameter, by its full name, whether this process holds its values.
+using ParameterFilter = std::function<bool(std::string_view name)>;
 
 /// A language model: embedding, residual sublayers x <- x + f(norm(x)) (or, by their options,
 /// x <- a norm(x) + f(norm(x))), final norm, head; built from a flat list of specs. There are no
@@ -69,10 +71,11 @@ class Stack {
   Stack(const Stack&) = delete;  // the list of parameters points into it
   Stack& operator=(const Stack&) = delete;
 
-  /// Exactly one of these gives the parameters their values.
-  void load(Context& ctx, const Checkpoint& checkpoint);
-  void load(Context& ctx, const ParameterSource& source);
-  void initialize(Context& ctx, const Rng& rng);
+  /// Exactly one of these gives the parameters their values; those that `filter` refuses get none,
+  /// and the stack runs only with an expert_host that evaluates in their place.
+  void load(Context& ctx, const Checkpoint& checkpoint, const ParameterFilter& filter = {});
+  void load(Context& ctx, const ParameterSource& source, const ParameterFilter& filter = {});
+  void initialize(Context& ctx, const Rng& rng, const ParameterFilter& filter = {});
 
   /// After an optimiser step: sublayers move what no gradient trains (see Sublayer::after_step).
   void after_step(Context& ctx, const ExpertLoads& loads);

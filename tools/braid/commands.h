@@ -64,6 +64,9 @@ std::string text_or_stdin(const std::string& text);
 /// Refuses invalid UTF-8 with the offset of its first byte.
 void check_utf8(const std::string& text, const char* what);
 
+/// One line on stderr, `braid: MESSAGE`.
+void report_error(std::string message);
+
 /// Flushes what was written to stdout, and fails if it did not arrive.
 void write_stdout(std::string_view text);
 

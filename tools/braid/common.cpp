@@ -71,6 +71,15 @@ void check_utf8(const std::string& text, const char* what) {
   check(!bad, "{}: invalid UTF-8 at byte {}", what, bad.value_or(0));
 }
 
+// One line whatever it quotes: names from files and flags may hold line breaks and terminal
+// sequences.
+void report_error(std::string message) {
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  }
+  std::fprintf(stderr, "braid: %s\n", message.c_str());
+}
+
 void write_stdout(std::string_view text) {
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;

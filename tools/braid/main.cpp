@@ -16,14 +16,7 @@
 
 namespace {
 
-// One line whatever it quotes: names from files and flags may hold line breaks and terminal
-// sequences.
-void report(std::string message) {
-  for (char& c : message) {
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
-  }
-  std::fprintf(stderr, "braid: %s\n", message.c_str());
-}
+using braid::report_error;
 
 void check_command(const CLI::App& app, const std::string& name) {
   if (name.starts_with('-')) return;
@@ -63,7 +56,7 @@ void check_whole_numbers(CLI::App& app) {
 bool stdout_arrived() {
   std::cout.flush();
   if (std::cout.good() && std::fflush(stdout) == 0) return true;
-  report(std::string("cannot write the output: ") + std::strerror(errno));
+  report_error(std::string("cannot write the output: ") + std::strerror(errno));
   return false;
 }
 
@@ -89,16 +82,16 @@ int main(int argc, char** argv) {
       app.exit(error);
       return stdout_arrived() ? 0 : 1;
     }
-    report(std::string(error.what()) + " (see --help)");
+    report_error(std::string(error.what()) + " (see --help)");
     return 2;
   } catch (const braid::UsageError& error) {
-    report(error.what());
+    report_error(error.what());
     return 2;
   } catch (const std::bad_alloc&) {
-    report("out of memory");
+    report_error("out of memory");
     return 1;
   } catch (const std::exception& error) {
-    report(error.what());
+    report_error(error.what());
     return 1;
   }
   return stdout_arrived() ? 0 : 1;

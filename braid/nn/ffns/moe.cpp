@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "braid/nn/expert_host.h"
 #include "braid/ops/activation/activation.h"
 #include "braid/ops/elementwise/elementwise.h"
 #include "braid/ops/gelu/gelu.h"
@@ -154,6 +155,15 @@ Tensor MoeFfn::Dense::forward(Context& ctx, const Tensor& x) const {
   return out.forward(ctx, activate(ctx, in.forward(ctx, x), act));
 }
 
+std::vector<Expert> MoeFfn::own_experts() const {
+  std::vector<Expert> list;
+  list.reserve(in_.size());
+  for (size_t e = 0; e < in_.size(); ++e) {
+    list.push_back({.in = in_[e].weight().weight, .out = out_[e].weight().weight});
+  }
+  return list;
+}
+
 Tensor MoeFfn::routed(Context& ctx, const Tensor& x, Stream& stream) const {
   const std::optional<Rng>& noise = stream.options().noise;
   const auto layer = static_cast<uint64_t>(config_.ordinal);
@@ -171,12 +181,10 @@ Tensor MoeFfn::routed(Context& ctx, const Tensor& x, Stream& stream) const {
     loads->add(config_.ordinal, {load.data<int32_t>(), static_cast<size_t>(load.count())},
                routing.capacity > 0 ? count_dropped(ctx, to.experts) : 0);
   }
-  std::vector<Expert> list;
-  list.reserve(in_.size());
-  for (size_t e = 0; e < in_.size(); ++e) {
-    list.push_back({.in = in_[e].weight().weight, .out = out_[e].weight().weight});
-  }
-  const Tensor y = experts(ctx, x, to.experts, to.weights, list, act_);
+  ExpertHost* host = stream.options().expert_host;
+  const Tensor y = host != nullptr
+                       ? host->evaluate(ctx, config_.ordinal, x, to.experts, to.weights, act_)
+                       : experts(ctx, x, to.experts, to.weights, own_experts(), act_);
   if (!noise || dropout_ == 0) return y;
   return times_noise(ctx, y, noise->fork(kDropoutStream).fork(layer),
                      [this](float u) { return u < dropout_ ? 0 : 1 / (1 - dropout_); });

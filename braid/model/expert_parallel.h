@@ -70,6 +70,8 @@ class ExpertParallel final : public ExpertHost {
   /// The part of a rank that has no sequences in a step: it serves the others' rows.
   void idle_pass(Context& ctx);
   void end_step(Context& ctx);
+  /// Receives what is under way; after the last step, before the transport ends.
+  void settle(Context& ctx) { finish_moves(ctx); }
 
   ExpertReport report();
   Transport& transport() const { return *transport_; }

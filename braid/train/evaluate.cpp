@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 
 #include "braid/core/error.h"
@@ -10,21 +11,58 @@ namespace braid {
 
 namespace {
 
-// Sums of the losses (a row for each target that counts) by position.
-void add_windows(const TrainingBatch& batch, const Tensor& losses, int64_t width,
-                 std::vector<Evaluation::Window>* windows) {
-  int64_t row = 0;
+// What one target that counts adds to the result.
+struct Score {
+  float loss = 0;
+  int32_t correct = 0;
+  int64_t position = 0;  // in its sequence
+};
+
+std::vector<Score> score(Context& ctx, const Stack& stack, const TrainingBatch& batch,
+                         const EvaluateOptions& options) {
+  const CrossEntropyResult result = predict(ctx, stack, batch,
+                                            {.loads = options.loads,
+                                             .expert_host = options.expert_parallel,
+                                             .adaptation = options.adaptation,
+                                             .watch = options.watch});
+  const Tensor losses = ctx.to_host(result.token_losses), hits = ctx.to_host(result.correct);
+  std::vector<Score> scores;
   for (int64_t s = 0; s < batch.batch.sequences(); ++s) {
     const int64_t begin = batch.batch.offsets[static_cast<size_t>(s)];
     for (int64_t i = 0; i < batch.batch.length(s); ++i) {
       if (batch.targets[static_cast<size_t>(begin + i)] < 0) continue;
-      const auto at = static_cast<size_t>(i / width);
-      if (windows->size() <= at) windows->resize(at + 1);
-      (*windows)[at].loss += losses.f32()[row++];
-      ++(*windows)[at].targets;
+      const auto row = std::ssize(scores);
+      scores.push_back({losses.f32()[row], hits.data<int32_t>()[row], i});
     }
   }
+  return scores;
 }
+
+// All ranks' scores, in the order of their sequences.
+std::vector<Score> gather(Transport& transport, const std::vector<Score>& mine) {
+  const ReceivedParts all = transport.all_gather(bytes_of(std::span<const Score>(mine)));
+  std::vector<Score> scores(all.bytes.size() / sizeof(Score));
+  if (!scores.empty()) std::memcpy(scores.data(), all.bytes.data(), all.bytes.size());
+  return scores;
+}
+
+// The sums of all scores, each one chain, so that they do not depend on how targets were batched.
+struct Sums {
+  double nats = 0;
+  int64_t correct = 0, targets = 0;
+  std::vector<Evaluation::Window> windows;
+
+  void add(const Score& s, int64_t width) {
+    nats += s.loss;
+    correct += s.correct;
+    ++targets;
+    if (width == 0) return;
+    const auto at = static_cast<size_t>(s.position / width);
+    if (windows.size() <= at) windows.resize(at + 1);
+    windows[at].loss += s.loss;
+    ++windows[at].targets;
+  }
+};
 
 }  // namespace
 
@@ -33,36 +71,45 @@ double Evaluation::perplexity() const { return std::exp(loss); }
 Evaluation evaluate(Context& ctx, const Stack& stack, const EvaluationSet& set,
                     const EvaluateOptions& options) {
   stack.check_causal("evaluation");
+  ExpertParallel* host = options.expert_parallel;
+  const int ranks = host != nullptr ? host->transport().size() : 1;
+  const int rank = host != nullptr ? host->transport().rank() : 0;
   const int64_t total = set.sequences();
-  Evaluation result;
-  double nats = 0;
-  int64_t correct = 0;
+  Sums sums;
   for (int64_t next = 0; next < total;) {
-    TrainingBatch batch;
-    do {
-      set.append(next++, batch);
-    } while (next < total && batch.batch.tokens() + set.length(next) <= options.batch_tokens);
-    const CrossEntropyResult scores =
-        predict(ctx, stack, batch,
-                {.loads = options.loads, .adaptation = options.adaptation, .watch = options.watch});
-    const Tensor losses = ctx.to_host(scores.token_losses), hits = ctx.to_host(scores.correct);
-    // One chain over all targets, so that the sum does not depend on how they were batched.
-    for (int64_t i = 0; i < losses.count(); ++i) nats += losses.f32()[i];
-    for (int64_t i = 0; i < hits.count(); ++i) correct += hits.data<int32_t>()[i];
-    result.targets += scores.counted;
-    if (options.window > 0) add_windows(batch, losses, options.window, &result.windows);
+    TrainingBatch batch;  // of this rank; every rank takes one in a step, while there are any
+    for (int r = 0; r < ranks && next < total; ++r) {
+      int64_t tokens = 0;
+      do {
+        tokens += set.length(next);
+        if (r == rank) set.append(next, batch);
+        ++next;
+      } while (next < total && tokens + set.length(next) <= options.batch_tokens);
+    }
+    std::vector<Score> scores;
+    if (!batch.tokens.empty()) {
+      scores = score(ctx, stack, batch, options);
+    } else if (host != nullptr) {
+      host->idle_pass(ctx);
+    }
+    if (host != nullptr) {
+      scores = gather(host->transport(), scores);
+      host->end_step(ctx);
+    }
+    for (const Score& s : scores) sums.add(s, options.window);
     if (options.progress) options.progress(next, total);
   }
-  check(result.targets > 0, ErrorKind::kFormat, "evaluation: {} has nothing to predict",
-        set.name());
-  const auto targets = static_cast<double>(result.targets);
-  result.loss = nats / targets;
-  result.accuracy = static_cast<double>(correct) / targets;
+  check(sums.targets > 0, ErrorKind::kFormat, "evaluation: {} has nothing to predict", set.name());
+  const auto targets = static_cast<double>(sums.targets);
+  Evaluation result{.loss = sums.nats / targets,
+                    .accuracy = static_cast<double>(sums.correct) / targets,
+                    .targets = sums.targets,
+                    .windows = std::move(sums.windows)};
   for (Evaluation::Window& window : result.windows) {
     window.loss /= static_cast<double>(std::max<int64_t>(window.targets, 1));
   }
   result.bytes = set.bytes_per_target() * targets;
-  if (result.bytes > 0) result.bits_per_byte = nats / std::numbers::ln2 / result.bytes;
+  if (result.bytes > 0) result.bits_per_byte = sums.nats / std::numbers::ln2 / result.bytes;
   return result;
 }
 

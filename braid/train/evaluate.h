@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "braid/core/context.h"
+#include "braid/model/expert_parallel.h"
 #include "braid/model/stack.h"
 #include "braid/train/source.h"
 
@@ -36,6 +37,9 @@ struct EvaluateOptions {
   const Adaptation* adaptation = nullptr;
   ExpertLoads* loads = nullptr;  // as ForwardOptions
   SublayerWatch watch = {};      // as ForwardOptions
+  /// Spreads the experts and the sequences over ranks, all of which get the same result, that of
+  /// one process to the last bit.
+  ExpertParallel* expert_parallel = nullptr;
   std::function<void(int64_t done, int64_t total)> progress = {};
 };
 

@@ -2,13 +2,13 @@
 
 #include <filesystem>
 
-#include "braid/infer/model.h"
 #include "braid/model/tokenizer/tokenizer.h"
 #include "braid/train/document_encoder.h"
 #include "braid/train/evaluate.h"
 #include "braid/train/loader.h"
 #include "braid/train/tasks/task_source.h"
 #include "tools/braid/commands.h"
+#include "tools/braid/experts.h"
 #include "tools/braid/progress.h"
 
 namespace braid {
@@ -23,6 +23,7 @@ struct EvalFlags {
   int64_t examples = 1000, window = 0;
   uint64_t seed = 0;
   AdaptFlags adapt;
+  ExpertFlags experts;
   DeviceFlags device;
 };
 
@@ -46,62 +47,71 @@ class TemporaryFolder {
   fs::path path_;
 };
 
-Evaluation eval_set(Context& ctx, const EvalFlags& flags, const Stack& stack,
+Evaluation eval_set(Context& ctx, const EvalFlags& flags, const SharedModel& model,
                     const EvaluationSet& set) {
-  const auto adaptation = flags.adapt.adaptation(ctx, stack);
-  ProgressLine line("eval");
-  return evaluate(
-      ctx, stack, set,
-      {.window = flags.window,
-       .adaptation = adaptation ? &*adaptation : nullptr,
-       .progress = [&](int64_t done, int64_t total) { line.update(done, total, "sequences"); }});
+  const auto adaptation = flags.adapt.adaptation(ctx, model.stack());
+  EvaluateOptions options{.window = flags.window,
+                          .adaptation = adaptation ? &*adaptation : nullptr,
+                          .expert_parallel = model.host.get()};
+  std::optional<ProgressLine> line;
+  if (model.first()) {
+    line.emplace("eval");
+    options.progress = [&](int64_t done, int64_t total) { line->update(done, total, "sequences"); };
+  }
+  return evaluate(ctx, model.stack(), set, options);
 }
 
-void eval_task(Context& ctx, const EvalFlags& flags, const Model& model) {
+std::string eval_task(Context& ctx, const EvalFlags& flags, const SharedModel& model) {
   const TaskExamples examples =
       from_flag([&] { return TaskExamples(flags.task, flags.seed, TaskSplit::kHeldOut); });
   const int64_t vocab = examples.task->shape().vocab;
-  if (vocab > model.config().vocab) {
+  if (vocab > model.stack().config().vocab) {
     throw UsageError(
         fmt::format("--task: {} has a vocabulary of {}, want at most the {} of the model",
-                    flags.task, vocab, model.config().vocab));
+                    flags.task, vocab, model.stack().config().vocab));
   }
-  const Evaluation e = eval_set(ctx, flags, model.stack(), TaskSet(examples, flags.examples));
-  write_stdout(fmt::format("accuracy {:.6f}\nloss {:.6f}\nanswers {}\nexamples {}\n", e.accuracy,
-                           e.loss, e.targets, flags.examples));
+  const Evaluation e = eval_set(ctx, flags, model, TaskSet(examples, flags.examples));
+  return fmt::format("accuracy {:.6f}\nloss {:.6f}\nanswers {}\nexamples {}\n", e.accuracy, e.loss,
+                     e.targets, flags.examples);
 }
 
-void eval_text(Context& ctx, const EvalFlags& flags, const Model& model) {
+std::string eval_text(Context& ctx, const EvalFlags& flags, const SharedModel& model) {
   constexpr int64_t kLongestDefault = 2048;
   TextSetOptions options = flags.text;
   if (options.length == 0) {
-    const int64_t context = model.config().max_context;
+    const int64_t context = model.stack().config().max_context;
     options.length = context > 0 ? std::min(context, kLongestDefault) : kLongestDefault;
   }
   const TemporaryFolder cache;
-  const auto encoder =
-      document_encoder(Tokenizer::load(flags.model), static_cast<int32_t>(model.config().vocab));
+  const auto encoder = document_encoder(Tokenizer::load(flags.model),
+                                        static_cast<int32_t>(model.stack().config().vocab));
   const std::vector<fs::path> paths(flags.data.begin(), flags.data.end());
   const Dataset data = Dataset::open(paths, encoder, ctx.threads(), cache.path());
-  const Evaluation e = eval_set(ctx, flags, model.stack(), TextSet(data, options));
-  write_stdout(
-      fmt::format("loss {:.6f}\nperplexity {:.4f}\nbits_per_byte {:.6f}\ntokens {}\nbytes {:.0f}\n"
-                  "accuracy {:.6f}\n",
-                  e.loss, e.perplexity(), e.bits_per_byte, e.targets, e.bytes, e.accuracy));
+  const Evaluation e = eval_set(ctx, flags, model, TextSet(data, options));
+  std::string text = fmt::format(
+      "loss {:.6f}\nperplexity {:.4f}\nbits_per_byte {:.6f}\ntokens {}\nbytes {:.0f}\n"
+      "accuracy {:.6f}\n",
+      e.loss, e.perplexity(), e.bits_per_byte, e.targets, e.bytes, e.accuracy);
   for (size_t i = 0; i < e.windows.size(); ++i) {
-    write_stdout(fmt::format("positions {}.. loss {:.6f} tokens {}\n",
-                             static_cast<int64_t>(i) * flags.window, e.windows[i].loss,
-                             e.windows[i].targets));
+    text += fmt::format("positions {}.. loss {:.6f} tokens {}\n",
+                        static_cast<int64_t>(i) * flags.window, e.windows[i].loss,
+                        e.windows[i].targets);
   }
+  return text;
 }
 
 void eval(const EvalFlags& flags) {
   if (flags.task.empty() == flags.data.empty()) {
     throw UsageError("eval: want --data or --task, one of the two");
   }
-  Context ctx = flags.device.context();
-  const Model model = Model::load(ctx, flags.model);
-  flags.task.empty() ? eval_text(ctx, flags, model) : eval_task(ctx, flags, model);
+  run_ranks(flags.experts, flags.device, [&](Context& ctx, Transport* transport) {
+    const SharedModel model = load_shared(ctx, transport, flags.experts, flags.model);
+    const std::string text =
+        flags.task.empty() ? eval_text(ctx, flags, model) : eval_task(ctx, flags, model);
+    model.finish(ctx);
+    if (model.first()) write_stdout(text);
+    model.print_report();
+  });
 }
 
 }  // namespace
@@ -132,6 +142,7 @@ void add_eval_command(CLI::App& app) {
                    "of text, the loss by position too, in windows of this many tokens")
       ->check(CLI::PositiveNumber);
   flags->adapt.add(*command);
+  flags->experts.add(*command);
   flags->device.add(*command);
   command->callback([flags] { eval(*flags); });
 }

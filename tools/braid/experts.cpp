@@ -86,8 +86,10 @@ SharedModel load_shared(Context& ctx, Transport* transport, const ExpertFlags& f
   return shared;
 }
 
-void SharedModel::agree() const {
-  if (transport != nullptr) transport->barrier();
+void SharedModel::finish(Context& ctx) const {
+  if (host == nullptr) return;
+  host->settle(ctx);
+  transport->barrier();
 }
 
 void SharedModel::print_report() const {

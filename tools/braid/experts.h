@@ -33,8 +33,8 @@ struct SharedModel {
   const Stack& stack() const { return model->stack(); }
   /// Of several ranks only the first prints and writes files.
   bool first() const { return transport == nullptr || transport->rank() == 0; }
-  /// Called by all ranks before the first writes: nobody has failed until now.
-  void agree() const;
+  /// Called by all ranks before the first one writes: nobody has failed until now.
+  void finish(Context& ctx) const;
   /// What was balanced, on stdout of the first rank; called by all.
   void print_report() const;
 };

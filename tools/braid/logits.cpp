@@ -68,7 +68,7 @@ void shared_logits(Context& ctx, const LogitsFlags& flags, const SharedModel& mo
     model.host->idle_pass(ctx);
     model.host->end_step(ctx);
   }
-  model.agree();
+  model.finish(ctx);
   model.print_report();
   if (!input) return;
   const auto count = static_cast<int64_t>(input->tokens.size());

@@ -26,11 +26,12 @@ void check_expert(const Expert& expert, int64_t index, const ExpertDims& dims) {
 }
 
 // Without rows and groups, which sorting finds.
-ExpertDims dims_of(std::span<const Expert> experts, ExpertActivation activation, const Tensor& x,
+ExpertDims dims_of(const ExpertList& experts, ExpertActivation activation, const Tensor& x,
                    const char* op) {
-  check(!experts.empty() && experts[0].in.defined() && experts[0].out.defined(),
-        "{}: there are no experts", op);
-  const Weight& in = experts[0].in;
+  check(experts.size() > 0, "{}: there are no experts", op);
+  const Expert first = experts[0];
+  check(first.in.defined(), "{}: expert 0 has an empty weight", op);
+  const Weight& in = first.in;
   const int64_t gates = activation == ExpertActivation::kSwiglu ? 2 : 1;
   check(in.rows() > 0 && in.rows() % gates == 0, "{}: in of expert 0 has {} rows, want gate and up",
         op, in.rows());
@@ -44,7 +45,7 @@ ExpertDims dims_of(std::span<const Expert> experts, ExpertActivation activation,
                         .activation = activation,
                         .slots = 1,
                         .x_row = x.row_stride()};
-  check_expert(experts[0], 0, dims);
+  check_expert(first, 0, dims);
   return dims;
 }
 
@@ -81,8 +82,8 @@ struct Groups {
 };
 
 // Completes `dims` too.
-Groups sort(Context& ctx, const Tensor& ids, std::span<const Expert> experts, ExpertDims& dims) {
-  const int64_t tokens = ids.rows(), slots = ids.dim(1), e = std::ssize(experts);
+Groups sort(Context& ctx, const Tensor& ids, const ExpertList& experts, ExpertDims& dims) {
+  const int64_t tokens = ids.rows(), slots = ids.dim(1), e = experts.size();
   const RouteDims route{
       .tokens = tokens, .slots = slots, .experts = e, .ids_row = ids.row_stride()};
   const auto* id = ids.data<int32_t>();
@@ -106,7 +107,7 @@ Groups sort(Context& ctx, const Tensor& ids, std::span<const Expert> experts, Ex
   dims.slots = slots;
   groups.table = table<ExpertGroup>(ctx, found.groups);
   for (int64_t g = 0; g < found.groups; ++g) {
-    const Expert& expert = experts[static_cast<size_t>(hit[g])];
+    const Expert expert = experts[hit[g]];
     check_expert(expert, hit[g], dims);
     entries<ExpertGroup>(groups.table)[g] = group_of(offsets[g], offsets[g + 1], expert);
     if (ctx.tape() != nullptr) groups.hit.push_back(expert);
@@ -223,7 +224,7 @@ Grads backward(Context& ctx, const Saved& saved, const Tensor& dy) {
 }  // namespace
 
 Tensor experts(Context& ctx, const Tensor& x, const Tensor& ids, const Tensor& weights,
-               std::span<const Expert> experts, ExpertActivation activation) {
+               const ExpertList& experts, ExpertActivation activation) {
   check_device(ctx);
   ExpertDims dims = dims_of(experts, activation, x, "experts");
   check(ids.rank() == 2 && ids.rows() == x.rows(), "experts: ids has shape {}, want ({}, k)",
@@ -256,18 +257,21 @@ Tensor experts(Context& ctx, const Tensor& x, const Tensor& ids, const Tensor& w
 }
 
 Tensor expert_rows(Context& ctx, const Tensor& x, std::span<const int64_t> offsets,
-                   std::span<const Expert> experts, ExpertActivation activation) {
+                   const ExpertList& experts, ExpertActivation activation) {
   check_device(ctx);
   ExpertDims dims = dims_of(experts, activation, x, "expert_rows");
-  const int64_t count = std::ssize(experts);
+  const int64_t count = experts.size();
   check(std::ssize(offsets) == count + 1 && offsets.front() == 0 && offsets.back() == x.rows() &&
             std::is_sorted(offsets.begin(), offsets.end()),
         "expert_rows: want {} rising offsets from 0 to {}", count + 1, x.rows());
   const Tensor groups = table<ExpertGroup>(ctx, std::min(count, x.rows()));
-  for (size_t e = 0; e < experts.size(); ++e) {
-    if (offsets[e] == offsets[e + 1]) continue;
-    check_expert(experts[e], static_cast<int64_t>(e), dims);
-    entries<ExpertGroup>(groups)[dims.groups++] = group_of(offsets[e], offsets[e + 1], experts[e]);
+  for (int64_t e = 0; e < count; ++e) {
+    const int64_t begin = offsets[static_cast<size_t>(e)],
+                  end = offsets[static_cast<size_t>(e) + 1];
+    if (begin == end) continue;
+    const Expert expert = experts[e];
+    check_expert(expert, e, dims);
+    entries<ExpertGroup>(groups)[dims.groups++] = group_of(begin, end, expert);
   }
   return run_rows(ctx, dims, entries<ExpertGroup>(groups), nullptr, x, {});
 }

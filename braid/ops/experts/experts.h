@@ -1,7 +1,10 @@
 #pragma once
 
+#include <concepts>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 
 #include "braid/core/context.h"
 #include "braid/ops/linear/weight.h"
@@ -17,6 +20,27 @@ struct Expert {
   Weight in, out;
 };
 
+/// E experts: a run of them, which must outlive the list, or a count and a function that gives the
+/// one asked for. Only experts that are hit are asked for (and the first, for its shapes).
+class ExpertList {
+ public:
+  using At = std::function<Expert(int64_t)>;
+
+  ExpertList() = default;
+  template <class Run>
+  requires std::convertible_to<const Run&, std::span<const Expert>> ExpertList(const Run& run)
+      : run_(run), size_(std::ssize(run_)) {}  // NOLINT: implicit
+  ExpertList(int64_t size, At at) : at_(std::move(at)), size_(size) {}
+
+  int64_t size() const { return size_; }
+  Expert operator[](int64_t e) const { return at_ ? at_(e) : run_[static_cast<size_t>(e)]; }
+
+ private:
+  std::span<const Expert> run_;
+  At at_;
+  int64_t size_ = 0;
+};
+
 /// y[n] = sum_j weights[n, j] f(x[n]; experts[ids[n, j]]), slots j in ascending order.
 ///
 /// x (N, D) f32, rows may be strided; ids (N, k) i32, -1 for none; weights (N, k) f32; all experts
@@ -27,12 +51,12 @@ struct Expert {
 /// expert. vjp: x, weights, and in and out of every expert that was hit (the others' gradient is
 /// absent). Throws Error(kUsage) where shapes do not fit or an id is outside -1..E-1.
 Tensor experts(Context& ctx, const Tensor& x, const Tensor& ids, const Tensor& weights,
-               std::span<const Expert> experts, ExpertActivation activation);
+               const ExpertList& experts, ExpertActivation activation);
 
 /// The inner step alone, for rows that lie sorted by expert: y[m] = f(x[m]; experts[e]) for the
 /// rows offsets[e] <= m < offsets[e + 1]. Same bits a row as above. Not recorded on the tape.
 Tensor expert_rows(Context& ctx, const Tensor& x, std::span<const int64_t> offsets,
-                   std::span<const Expert> experts, ExpertActivation activation);
+                   const ExpertList& experts, ExpertActivation activation);
 
 /// The outer step alone: y[n] = sum_j weights[n, j] rows[place[n, j]], which over what
 /// `expert_rows` gives is `experts`, bit for bit. rows (M, D) f32 dense; place (N, k) i32 dense, -1

@@ -1,8 +1,10 @@
 #include "braid/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <utility>
 
 #include "braid/core/error.h"
@@ -20,14 +22,33 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 nlohmann::json line_of(const StepReport& r) {
-  return {{"step", r.step},
-          {"loss", r.loss},
-          {"accuracy", r.accuracy},
-          {"lr", r.learning_rate},
-          {"grad_norm", r.gradient_norm},
-          {"tokens_per_s", r.tokens_per_s},
-          {"gemm_share", r.gemm_share},
-          {"seconds", r.seconds}};
+  nlohmann::json line = {{"step", r.step},
+                         {"loss", r.loss},
+                         {"accuracy", r.accuracy},
+                         {"lr", r.learning_rate},
+                         {"grad_norm", r.gradient_norm},
+                         {"tokens_per_s", r.tokens_per_s},
+                         {"gemm_share", r.gemm_share},
+                         {"seconds", r.seconds}};
+  if (!r.load_peaks.empty()) {
+    line["load_peaks"] = r.load_peaks;
+    line["dropped"] = r.dropped;
+  }
+  return line;
+}
+
+void report_loads(const ExpertLoads& loads, StepReport& report) {
+  int64_t choices = 0;
+  for (const ExpertLoads::Layer& layer : loads.layers) {
+    const int64_t sum = std::accumulate(layer.tokens.begin(), layer.tokens.end(), int64_t{0});
+    const double mean = static_cast<double>(sum) / static_cast<double>(layer.tokens.size());
+    const auto most = static_cast<double>(std::ranges::max(layer.tokens));
+    report.load_peaks.push_back(sum == 0 ? 1.0 : most / mean);
+    report.dropped += layer.dropped;
+    choices += sum;
+  }
+  report.dropped_share =
+      static_cast<double>(report.dropped) / static_cast<double>(std::max<int64_t>(choices, 1));
 }
 
 nlohmann::json line_of(int64_t step, const EvaluationSet& set, const Evaluation& e) {
@@ -148,6 +169,7 @@ StepReport Trainer::train_step() {
         "train: step {}: loss {} and gradient norm {}, want finite numbers (a lower learning rate "
         "or more warm-up may help)",
         report.step, report.loss, report.gradient_norm);
+  report_loads(loads_, report);
   stack_.after_step(ctx_, loads_);
   ++step_;
   const double seconds = seconds_since(start);

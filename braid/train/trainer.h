@@ -35,6 +35,10 @@ struct StepReport {
   double tokens_per_s = 0;
   double gemm_share = 0;  // of the peak, counting matrix products alone
   double seconds = 0;     // since the run began, pauses between resumptions left out
+  /// By sublayer of experts: the tokens that chose its busiest expert, over the mean.
+  std::vector<double> load_peaks;
+  int64_t dropped = 0;       // choices of experts that a capacity left out, over all sublayers
+  double dropped_share = 0;  // of all choices
 };
 
 /// Who wants to look on. Either may be empty.

@@ -158,13 +158,20 @@ TEST(Optimizer, LeavesFrozenParametersAsTheyAre) {
   }
 }
 
+// Two sublayers of experts with all that training alone does to them.
+constexpr const char* kExperts =
+    "mamba2:state=16,head=16 "
+    "moe:8/2,hidden=32,router=sigmoid,select_bias=1,balance=0.01,seq_aux=0.01,jitter=0.1 "
+    "attn:heads=4 moe:4/1,hidden=48,aux=0.01,z=0.001,capacity=1,dropout=0.1,shared=1";
+
 // One run of 12 steps in a folder of its own, over the same text.
 class SmallRun {
  public:
-  SmallRun(const fs::path& folder, const fs::path& data, int threads)
+  SmallRun(const fs::path& folder, const fs::path& data, int threads,
+           const char* spec = test::kHybrid, bool recompute = false)
       : ctx_({.threads = threads, .poison = true}),
         data_(test::make_dataset(ctx_, data, 3000)),
-        stack_(test::make_stack(ctx_, test::kHybrid)),
+        stack_(test::make_stack(ctx_, spec, 3, recompute)),
         directory_(folder, {.dtype = DType::kF32, .keep = 2}),
         loader_(data_, {.length = 24, .batch = 2, .seed = 9}),
         set_(data_, {.length = 24, .max_tokens = 200}),
@@ -227,6 +234,54 @@ TEST(Trainer, ResumedAnywhereIsTheWholeRun) {
     EXPECT_FALSE(fs::exists(part / "checkpoints" / "step-9.partial"));
   }
   EXPECT_EQ(metrics_of(whole).size(), 12u + 3u);
+}
+
+std::vector<double> bias_of(Stack& stack) {
+  for (const auto& [name, p] : stack.parameters()) {
+    if (name.ends_with("router.bias")) return test::values(p->value);
+  }
+  return {};
+}
+
+// Noise, loads and the bias go on as if nothing had happened.
+TEST(Trainer, ExpertsAreResumedBitForBit) {
+  const Folder folder("braid-experts");
+  const fs::path whole = folder.path() / "whole", part = folder.path() / "part";
+  {
+    SmallRun run(whole, folder.path(), 2, kExperts);
+    run.trainer().run();
+    // Twelve steps of 0.01 at most, some of them taken.
+    double moved = 0;
+    for (const double b : bias_of(run.stack())) moved = std::max(moved, std::abs(b));
+    EXPECT_GE(moved, 0.0099);
+    EXPECT_LE(moved, 0.1201);
+  }
+  SmallRun(part, folder.path(), 2, kExperts).trainer().run(5);
+  SmallRun run(part, folder.path(), 1, kExperts);
+  EXPECT_TRUE(run.trainer().resume());
+  EXPECT_EQ(run.trainer().steps_done(), 4);
+  run.trainer().run();
+  EXPECT_EQ(read_text(part / "model.safetensors"), read_text(whole / "model.safetensors"));
+  EXPECT_EQ(metrics_of(part), metrics_of(whole));
+}
+
+TEST(Trainer, ExpertsAreCountedOnceWhereTheyAreRecomputed) {
+  const Folder folder("braid-recompute");
+  const fs::path plain = folder.path() / "plain", again = folder.path() / "again";
+  SmallRun(plain, folder.path(), 2, kExperts, false).trainer().run(3);
+  SmallRun(again, folder.path(), 2, kExperts, true).trainer().run(3);
+  const std::vector<std::string> lines = metrics_of(plain);
+  EXPECT_EQ(metrics_of(again), lines);
+  ASSERT_EQ(lines.size(), 3u);
+  for (const std::string& text : lines) {
+    const nlohmann::json line = nlohmann::json::parse(text);
+    ASSERT_EQ(line.at("load_peaks").size(), 2u);
+    for (const double peak : line["load_peaks"]) {
+      EXPECT_GT(peak, 1.0);
+      EXPECT_LE(peak, 4.0);
+    }
+    EXPECT_GT(line.at("dropped").get<int64_t>(), 0);
+  }
 }
 
 TEST(Trainer, RefusesToResumeAnotherRun) {

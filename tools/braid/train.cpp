@@ -67,6 +67,12 @@ TrainerObserver observer_of(ProgressLine& line, int64_t steps) {
                 if (r.gemm_share > 0) {
                   detail += fmt::format("  {:.0f}% of GEMM peak", 100 * r.gemm_share);
                 }
+                if (!r.load_peaks.empty()) {
+                  detail += fmt::format("  load {:.2f}x", std::ranges::max(r.load_peaks));
+                }
+                if (r.dropped > 0) {
+                  detail += fmt::format("  {:.1f}% dropped", 100 * r.dropped_share);
+                }
                 line.update(r.step, steps, detail);
               },
           .on_evaluation =

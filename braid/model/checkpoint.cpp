@@ -95,21 +95,42 @@ bool same_but_for_ones(const Shape& a, const Shape& b) {
   return without(a) == without(b);
 }
 
+std::string scales_of(const std::string& name) { return name + "_scale_inv"; }
+
+// A tensor of the file in this shape; one in fp8 times its scales, in bfloat16.
+Tensor stored_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
+                     const ScaleBlock& block) {
+  const Tensor stored = file.tensor(name, shape);
+  if (!file.entry(name).fp8_e4m3) return stored;
+  const Shape wanted = block.scales_of(shape);
+  check(wanted.count() > 0 || shape.count() == 0, ErrorKind::kFormat,
+        "{}: tensor {} of shape {} is fp8, want a matrix and a config with weight_block_size",
+        file.path().string(), quote(name), to_string(shape));
+  const Tensor scales = file.tensor(scales_of(name), wanted);
+  check(scales.dtype() == DType::kF32, ErrorKind::kFormat, "{}: tensor {} is {}, want f32",
+        file.path().string(), quote(scales_of(name)), to_string(scales.dtype()));
+  return dequantise_fp8(stored, scales, block);
+}
+
 // The tensor of one part in the shape that the parameter has; `shape` says which.
-Tensor part_of(const SafetensorsFile& file, const WeightPart& part, const Shape& shape) {
-  if (part.transposed) return transposed(file.tensor(part.name, {shape[1], shape[0]}));
+Tensor part_of(const SafetensorsFile& file, const WeightPart& part, const Shape& shape,
+               const ScaleBlock& block) {
+  if (part.transposed) {
+    return transposed(stored_tensor(file, part.name, {shape[1], shape[0]}, block));
+  }
   Shape stored = part.squeeze ? Shape{shape[0], 1, shape[1]} : shape;
   const Shape& found = file.entry(part.name).shape;
   if (part.flat && same_but_for_ones(found, shape)) stored = found;
-  return file.tensor(part.name, stored).reshape(shape);
+  return stored_tensor(file, part.name, stored, block).reshape(shape);
 }
 
 // The wanted rows (`shape` in all) of a tensor that has others between them, run by run.
-std::vector<Tensor> runs_of(const SafetensorsFile& file, const WeightPart& part, Shape shape) {
+std::vector<Tensor> runs_of(const SafetensorsFile& file, const WeightPart& part, Shape shape,
+                            const ScaleBlock& block) {
   const RowRuns& runs = part.runs;
   const int64_t blocks = shape[0] / runs.count;
   shape.set(0, blocks * runs.block);
-  const Tensor all = part_of(file, part, shape);
+  const Tensor all = part_of(file, part, shape, block);
   std::vector<Tensor> slices;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = b * runs.block + runs.first;
@@ -160,19 +181,22 @@ std::vector<Tensor> Checkpoint::sources(std::string_view name, const Shape& want
     const SafetensorsEntry& entry = file_.entry(stored);
     Shape shape = wanted;  // what this part should have, in the file's rank
     if (parts.size() > 1) shape.set(0, part.rows > 0 ? part.rows : entry.shape[0]);
-    const bool floating =
-        entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
+    const bool floating = entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 ||
+                          entry.dtype == DType::kF16 || (entry.fp8_e4m3 && !fused);
     check(floating, ErrorKind::kFormat, "{}: tensor {} is {}, want f32, bf16 or f16",
           file_.path().string(), quote(stored), to_string(entry.dtype));
     if (fused) {
       tensors.push_back(row_of(file_, part, shape));
     } else if (part.runs.block > 0) {
-      for (Tensor& run : runs_of(file_, part, shape)) tensors.push_back(std::move(run));
+      for (Tensor& run : runs_of(file_, part, shape, config_.fp8_block)) {
+        tensors.push_back(std::move(run));
+      }
     } else if (part.add_one) {
-      tensors.push_back(one_plus(part_of(file_, part, shape)));
+      tensors.push_back(one_plus(part_of(file_, part, shape, config_.fp8_block)));
     } else {
-      tensors.push_back(part_of(file_, part, shape));
+      tensors.push_back(part_of(file_, part, shape, config_.fp8_block));
     }
+    if (entry.fp8_e4m3) names_->used.insert(scales_of(stored));
     rows += shape.rank() == 0 ? 1 : shape[0];
     names_->used.insert(stored);
   }
@@ -188,6 +212,10 @@ void Checkpoint::expect_all_used() const {
   for (const std::string& name : file_.names()) {
     if (names_->used.contains(name) || name == head) continue;
     if (names_->family != nullptr && names_->family->ignorable(name)) continue;
+    if (names_->family != nullptr && names_->family->beyond != nullptr &&
+        names_->family->beyond(name, config_)) {
+      continue;
+    }
     fail(ErrorKind::kFormat, "{}: tensor {} of shape {} is not part of a {} model with this config",
          file_.path().string(), quote(name), to_string(file_.entry(name).shape),
          config_.model_type);

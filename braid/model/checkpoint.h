@@ -43,7 +43,8 @@ class Checkpoint {
   /// Whether all tensors of this parameter are there.
   bool contains(std::string_view name) const;
   /// The tensors whose rows, one after another, are the parameter: mapped, read-only, f32, bf16 or
-  /// f16. Throws Error(kFormat) where one is missing or they do not make up `wanted`.
+  /// f16; of fp8 the values, in bf16. Throws Error(kFormat) where one is missing or they do not
+  /// make up `wanted`.
   std::vector<Tensor> sources(std::string_view name, const Shape& wanted) const;
   /// Throws where the file has tensors that nobody asked for: the model would not be the one that
   /// was saved.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "braid/core/dtype.h"
+#include "braid/model/fp8.h"
 #include "braid/nn/modules.h"
 #include "braid/nn/spec.h"
 
@@ -27,9 +28,11 @@ struct ModelConfig {
   bool tied = false;            // the head is the embedding
   double embedding_scale = 1;   // h = scale * embedding
   double logit_scale = 1;       // logits = scale * (h W^T)
+  int64_t extra_layers = 0;     // behind the last, in the checkpoint alone: not computed
   int64_t max_context = 0;      // tokens the model was made for; 0: no such number
   DType dtype = DType::kF32;    // of the matrices: f32 or bf16
   bool dtype_given = false;     // by config.json; otherwise the tensors on disk decide
+  ScaleBlock fp8_block;         // of matrices stored as fp8 with scales; empty: there are none
   std::optional<int64_t> bos;   // token that begins a text
   std::vector<int64_t> eos;     // tokens that end one
 };

@@ -244,7 +244,7 @@ TEST(Config, RefusesByKey) {
       {kLlama, R"({"rms_norm_eps": Infinity})", "c: rms_norm_eps is inf"},
       {kLlama, R"({"torch_dtype": "int8"})", "c: torch_dtype is \"int8\", want \"float32\""},
       {kLlama, R"({"eos_token_id": 256})", "c: eos_token_id is 256, want an integer from 0 to 255"},
-      {kLlama, R"({"quantization_config": {}})", "c: quantization_config is an object"},
+      {kLlama, R"({"quantization_config": {}})", "quantization_config: quant_method is missing"},
       {kLlama, R"({"head_dim": 7})", "rotates 7 values, want a positive even"},
       {kLlama, R"({"rope_scaling": {"type": "su"}})",
        "c: rope_scaling: type is \"su\", want one of default, linear"},

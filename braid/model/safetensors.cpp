@@ -16,12 +16,14 @@ using nlohmann::json;
 constexpr size_t kLengthBytes = 8;
 constexpr size_t kMaxHeaderBytes = 100'000'000;  // as the reference implementation
 constexpr size_t kMaxNameBytes = 4096;
-constexpr std::string_view kDTypes = "F64, F32, F16, BF16, I64, I32, U8 or BOOL";
+constexpr std::string_view kFp8 = "F8_E4M3";
+constexpr std::string_view kDTypes = "F64, F32, F16, BF16, F8_E4M3, I64, I32, U8 or BOOL";
 
 bool dtype_from_name(std::string_view name, DType* dtype) {
   static constexpr std::pair<std::string_view, DType> kTable[] = {
-      {"F64", DType::kF64}, {"F32", DType::kF32}, {"F16", DType::kF16}, {"BF16", DType::kBF16},
-      {"I64", DType::kI64}, {"I32", DType::kI32}, {"U8", DType::kU8},   {"BOOL", DType::kU8}};
+      {"F64", DType::kF64},   {"F32", DType::kF32}, {"F16", DType::kF16},
+      {"BF16", DType::kBF16}, {"I64", DType::kI64}, {"I32", DType::kI32},
+      {"U8", DType::kU8},     {"BOOL", DType::kU8}, {kFp8, DType::kU8}};
   for (const auto& [text, value] : kTable) {
     if (text != name) continue;
     *dtype = value;
@@ -71,6 +73,7 @@ SafetensorsEntry parse_entry(const std::string& name, const json& value, std::st
   if (!dtype_from_name(object.text("dtype"), &entry.dtype)) {
     object.refuse("dtype", kDTypes);
   }
+  entry.fp8_e4m3 = object.text("dtype") == kFp8;
   check(value.size() == 3, ErrorKind::kFormat,
         "{}: has {} keys, want dtype, shape and data_offsets", object.source(), value.size());
 

@@ -26,6 +26,7 @@ struct SafetensorsEntry {
   DType dtype = DType::kF32;
   size_t offset = 0;  // from the start of the file
   size_t bytes = 0;
+  bool fp8_e4m3 = false;  // F8_E4M3, read as its codes: dtype is u8
 };
 
 struct SafetensorsHeader {

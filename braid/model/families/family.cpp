@@ -26,7 +26,8 @@ std::span<const Family* const> families() {
                                                 &kGraniteMoeHybridFamily,
                                                 &kMiniMaxFamily,
                                                 &kNemotronHFamily,
-                                                &kQwen3NextFamily};
+                                                &kQwen3NextFamily,
+                                                &kDeepseekV3Family};
   return kFamilies;
 }
 
@@ -75,13 +76,29 @@ SpecBuilder& SpecBuilder::set_numbers(std::string key, std::span<const double> v
   return set_text(std::move(key), std::move(text));
 }
 
+namespace {
+
+// {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}; how activations would
+// be rounded is not ours to follow: they are not.
+ScaleBlock fp8_block(const JsonObject& json) {
+  const JsonObject quantization = json.object("quantization_config");
+  if (quantization.text("quant_method") != "fp8") quantization.refuse("quant_method", "\"fp8\"");
+  if (quantization.text_or("fmt", "e4m3") != "e4m3") quantization.refuse("fmt", "\"e4m3\"");
+  const std::vector<int64_t> block =
+      quantization.integers_or_one("weight_block_size", 1, kMaxWidth);
+  if (block.size() != 2) quantization.refuse("weight_block_size", "two integers");
+  return {.rows = block[0], .columns = block[1]};
+}
+
+}  // namespace
+
 ModelConfig common_config(const JsonObject& json, bool tied) {
   ModelConfig config;
   config.model_type = json.text("model_type");
   config.vocab = json.integer("vocab_size", 1, kMaxVocab);
   config.width = json.integer("hidden_size", 1, kMaxWidth);
   config.tied = json.flag_or("tie_word_embeddings", tied);
-  if (json.has("quantization_config")) json.refuse("quantization_config", "no quantised weights");
+  if (json.has("quantization_config")) config.fp8_block = fp8_block(json);
   return config;
 }
 

@@ -49,6 +49,9 @@ struct Family {
   /// The config that tensors without a config.json imply by their names and shapes; nothing where
   /// they are not this family's. Null where the family needs one.
   std::optional<ModelConfig> (*infer)(const SafetensorsFile& file) = nullptr;
+  /// Tensors of parts that this config does not count and a stack does not compute (layers that
+  /// predict further tokens in training). Null where there are none.
+  bool (*beyond)(std::string_view name, const ModelConfig& config) = nullptr;
 };
 
 extern const Family kMambaFamily, kFalconMambaFamily, kStateSpacesFamily;
@@ -58,6 +61,7 @@ extern const Family kRwkv7Family, kRwkvLmFamily, kTttFamily;
 extern const Family kMixtralFamily, kQwen3Family, kQwen3MoeFamily, kJambaFamily,
     kGraniteMoeHybridFamily;
 extern const Family kMiniMaxFamily, kNemotronHFamily, kQwen3NextFamily;
+extern const Family kDeepseekV3Family;
 
 /// All of them, in one table.
 std::span<const Family* const> families();
@@ -92,7 +96,7 @@ class SpecBuilder {
 };
 
 /// vocab_size, hidden_size, bos_token_id, eos_token_id, dtype or torch_dtype; refuses
-/// quantization_config. `tied` is the family's default.
+/// every quantization_config but fp8 in blocks. `tied` is the family's default.
 ModelConfig common_config(const JsonObject& json, bool tied);
 /// `key` must be "silu" where it is given.
 void want_silu(const JsonObject& json, std::string_view key);

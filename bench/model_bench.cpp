@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <vector>
 
@@ -41,12 +42,18 @@ double state_traffic(const Stack& stack) {
   return 2.0 * static_cast<double>(bytes);
 }
 
-// Bytes of weights that a step reads: an embedding that is not the head gives one row a sequence.
-double weight_traffic(const Stack& stack) {
+// Bytes of weights that a step of so many sequences reads: an embedding that is not the head gives
+// one row a sequence, and of experts those that somebody chose, where choices are even.
+double weight_traffic(const Stack& stack, int64_t sequences) {
   const ModelConfig& config = stack.config();
-  const int64_t element = config.dtype == DType::kBF16 ? 2 : 4;
-  const int64_t unread = config.tied ? 0 : config.vocab * config.width * element;
-  return static_cast<double>(stack.weight_bytes() - unread);
+  double bytes = 0;
+  for (const auto& [name, parameter] : stack.parameters()) {
+    if (!config.tied && name == "embedding.weight") continue;
+    const bool half = parameter->matrix && config.dtype == DType::kBF16;
+    const double read = 1 - std::pow(1 - parameter->active, static_cast<double>(sequences));
+    bytes += read * static_cast<double>(parameter->shape.count()) * (half ? 2 : 4);
+  }
+  return bytes;
 }
 
 void bench_prefill(Context& ctx, const Stack& stack, const Ceilings& ceilings, int64_t prompt) {
@@ -91,7 +98,7 @@ void bench_decode(Context& ctx, const Stack& stack, int64_t sequences) {
   const std::vector<double> medians = interleaved_medians(bodies, 40);
   const double seconds = medians[0], bandwidth = read.work() / medians[1];
   const double bytes =
-      weight_traffic(stack) + static_cast<double>(sequences) * state_traffic(stack);
+      weight_traffic(stack, sequences) + static_cast<double>(sequences) * state_traffic(stack);
   fmt::print(
       "  decode  {:5} sequences {:9.1f} tokens/s   {:7.1f} GB/s over weights and state = "
       "{:5.1f}% of read bandwidth {:.1f}\n",
@@ -100,25 +107,6 @@ void bench_decode(Context& ctx, const Stack& stack, int64_t sequences) {
 }
 
 }  // namespace
-
-const std::vector<Preset>& presets() {
-  static const std::vector<Preset> all = {
-      {"mamba-130m", "(mamba1:state=16)x24", 768, 50280},
-      {"mamba2-130m", "(mamba2:state=128,head=64)x24", 768, 50288},
-      {"llama-135m", "(attn:heads=9,kv=3 swiglu:hidden=1536)x30", 576, 49152},
-      {"rwkv7-0.1b", "(rwkv7 rwkv7_cmix)x12", 768, 65536, false, NormKind::kLayer, true},
-  };
-  return all;
-}
-
-const Preset& find_preset(const std::string& name) {
-  std::string known;
-  for (const Preset& preset : presets()) {
-    if (preset.name == name) return preset;
-    known += (known.empty() ? "" : ", ") + preset.name;
-  }
-  fail(ErrorKind::kUsage, "bench: there is no preset '{}', want one of {}", name, known);
-}
 
 void bench_inference(Context& ctx, const Stack& stack, const Ceilings& ceilings, int64_t prompt) {
   fmt::print(
@@ -132,14 +120,8 @@ void bench_inference(Context& ctx, const Stack& stack, const Ceilings& ceilings,
 }
 
 void bench_inference(Context& ctx, const Preset& preset, const Ceilings& ceilings) {
-  ModelConfig config;
-  config.width = preset.width;
-  config.vocab = preset.vocab;
-  config.tied = preset.tied;
-  config.norm = preset.norm;
-  config.embedding_norm = preset.embedding_norm;
+  ModelConfig config = preset_config(preset);
   config.dtype = DType::kBF16;
-  config.sublayers = parse_stack(preset.stack);
   Stack stack(config, {.matrix_dtype = DType::kBF16});
   for (const auto& [name, parameter] : stack.parameters()) {
     // Quick to draw, and none is zero, as some start.

@@ -6,26 +6,16 @@
 
 #include "bench/ceilings.h"
 #include "braid/core/context.h"
+#include "braid/model/presets.h"
 #include "braid/model/stack.h"
 
 namespace braid::bench {
-
-/// A model of published shape, for speed measurements with random weights.
-struct Preset {
-  std::string name, stack;
-  int64_t width = 0, vocab = 0;
-  bool tied = true;
-  NormKind norm = NormKind::kRms;
-  bool embedding_norm = false;
-};
-const std::vector<Preset>& presets();
-/// Throws Error(kUsage) with the known names.
-const Preset& find_preset(const std::string& name);
 
 /// Prints prefill of `prompt` tokens and decode of 1 and of 16 sequences together, each beside the
 /// floor that weight bytes, state bytes and matrix FLOPs set on this machine.
 void bench_inference(Context& ctx, const Stack& stack, const Ceilings& ceilings,
                      int64_t prompt = 2048);
+/// The same with random bfloat16 weights.
 void bench_inference(Context& ctx, const Preset& preset, const Ceilings& ceilings);
 
 /// Prints a training step of `stack` (forward, backward, update) on `tokens` random tokens in

@@ -36,7 +36,7 @@ void run_bench(const BenchFlags& flags) {
     any = true;
   }
   if (!flags.preset.empty()) {
-    bench::bench_inference(ctx, bench::find_preset(flags.preset), ceilings);
+    bench::bench_inference(ctx, from_flag([&] { return find_preset(flags.preset); }), ceilings);
     any = true;
   }
   if (!flags.train.empty()) {
@@ -45,8 +45,8 @@ void run_bench(const BenchFlags& flags) {
   }
   if (any) return;
   for (const bench::OpBench& op : bench::op_benches()) bench::bench_op(ctx, op.name);
-  for (const bench::Preset& preset : bench::presets()) {
-    bench::bench_inference(ctx, preset, ceilings);
+  for (const Preset& preset : presets()) {
+    if (!preset.planning) bench::bench_inference(ctx, preset, ceilings);
   }
   bench::bench_training(ctx, "(mamba2:state=64 swa:256 swiglu)x4", 256, 4096, ceilings);
 }
@@ -60,8 +60,7 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--model", flags->model, "model directory: prefill and decode");
   command->add_option("--op", flags->op, "one op, by the name of its folder: ssd, linear, ...");
   command->add_option("--preset", flags->preset,
-                      "random weights at a published shape: mamba-130m, mamba2-130m, llama-135m, "
-                      "rwkv7-0.1b");
+                      "random weights at a known shape: " + preset_names());
   command->add_option("--train", flags->train, "a training step of this stack spec");
   command->add_option("--width", flags->width, "model width, with --train")
       ->check(CLI::Range(1, 1 << 16))

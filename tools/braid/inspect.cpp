@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 
 #include "braid/model/checkpoint.h"
+#include "braid/model/presets.h"
 #include "braid/model/stack.h"
 #include "braid/model/stack_spec.h"
 #include "tools/braid/commands.h"
@@ -9,7 +10,7 @@ namespace braid {
 namespace {
 
 struct InspectFlags {
-  std::string model, stack;
+  std::string model, stack, preset;
   int64_t width = 0, vocab = 32000, context = 0;
 };
 
@@ -41,7 +42,8 @@ void print(const Stack& stack, int64_t context) {
              config.tied ? "tied" : "untied", to_string(config.dtype));
   std::vector<StateColumn> states{{1024, "1K"}, {65536, "64K"}, {1'000'000, "1M"}};
   if (context > 0) states = {{context, std::to_string(context)}};
-  fmt::print("{:>4}  {:24} {:>10} {:>12}", "", "sublayer", "parameters", "FLOPs/token");
+  fmt::print("{:>4}  {:24} {:>10} {:>10} {:>12}", "", "sublayer", "parameters", "active",
+             "FLOPs/token");
   for (const StateColumn& at : states) {
     fmt::print(" {:>11}", (&at == states.data() ? "state at " : "") + at.label);
   }
@@ -50,18 +52,21 @@ void print(const Stack& stack, int64_t context) {
   for (size_t i = 0; i < specs.size(); ++i) {
     const Stack::Residual& residual = stack.sublayers()[i];
     int64_t parameters = 0;
-    double flops = 0;
+    double flops = 0, active = 0;
     std::string name;
     for (size_t b = 0; b < residual.branches.size(); ++b) {
       name += (b == 0 ? "" : "|") + residual.names[b];
       for (const SpecArg& arg : config.sublayers[i].branches[b].args) {
         if (arg.key == "share") name += ":share=" + arg.value;
       }
-      for (const Parameter* p : residual.branches[b]->parameters()) parameters += p->shape.count();
+      for (const Parameter* p : residual.branches[b]->parameters()) {
+        parameters += p->shape.count();
+        active += p->active * static_cast<double>(p->shape.count());
+      }
       flops += residual.branches[b]->matmul_flops();
     }
-    fmt::print("{:>4}  {:24} {:>10} {:>12}", i, name, count(parameters),
-               count(static_cast<int64_t>(flops)));
+    fmt::print("{:>4}  {:24} {:>10} {:>10} {:>12}", i, name, count(parameters),
+               count(static_cast<int64_t>(active)), count(static_cast<int64_t>(flops)));
     for (StateColumn& at : states) {
       const int64_t size = state_bytes(specs[i], at.context);
       at.total += size;
@@ -82,8 +87,13 @@ void print(const Stack& stack, int64_t context) {
 }
 
 void inspect(const InspectFlags& flags) {
-  if (flags.model.empty() == flags.stack.empty()) {
-    throw UsageError("inspect: want --model DIR or --stack SPEC, one of the two");
+  if (!flags.model.empty() + !flags.stack.empty() + !flags.preset.empty() != 1) {
+    throw UsageError("inspect: want --model DIR, --stack SPEC or --preset NAME, one of them");
+  }
+  if (!flags.preset.empty()) {
+    print(Stack(from_flag([&] { return preset_config(find_preset(flags.preset)); })),
+          flags.context);
+    return;
   }
   if (!flags.model.empty()) {
     print(Stack(Checkpoint::open(flags.model).config()), flags.context);
@@ -108,6 +118,7 @@ void add_inspect_command(CLI::App& app) {
       app.add_subcommand("inspect", "Show sublayers, parameters and state of a model or a spec");
   command->add_option("--model", flags->model, "model directory");
   command->add_option("--stack", flags->stack, "stack spec, e.g. \"(mamba2 swa:256 swiglu)x4\"");
+  command->add_option("--preset", flags->preset, "a known stack: " + preset_names());
   command->add_option("--width", flags->width, "model width, with --stack")
       ->check(CLI::Range(1, 1 << 20));
   command->add_option("--vocab", flags->vocab, "vocabulary, with --stack")

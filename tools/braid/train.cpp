@@ -1,5 +1,6 @@
 #include <fmt/core.h>
 
+#include "braid/model/presets.h"
 #include "braid/model/stack.h"
 #include "braid/model/stack_spec.h"
 #include "braid/train/gemm_peak.h"
@@ -14,7 +15,7 @@ namespace braid {
 namespace {
 
 struct TrainFlags {
-  std::string config, stack, out, dtype = "bf16", compute = "f32";
+  std::string config, stack, preset, out, dtype = "bf16", compute = "f32";
   int64_t width = 0;
   std::string norm = "rms";
   bool embedding_norm = false;
@@ -83,7 +84,8 @@ TrainerObserver observer_of(ProgressLine& line, int64_t steps) {
 
 // The two kinds of data share no flags but those of the batch.
 void check_flags(const CLI::App& command, const TrainFlags& flags) {
-  require_options(command, {"--stack", "--width", "--batch", "--steps", "--out"});
+  if (flags.preset.empty()) require_options(command, {"--stack", "--width"});
+  require_options(command, {"--batch", "--steps", "--out"});
   const bool task = !flags.data.task.empty();
   if (!task) require_options(command, {"--tokenizer", "--data", "--length"});
   const auto refuse = [&](std::initializer_list<const char*> options, const char* why) {
@@ -93,6 +95,9 @@ void check_flags(const CLI::App& command, const TrainFlags& flags) {
       }
     }
   };
+  if (!flags.preset.empty()) {
+    refuse({"--stack", "--width", "--norm", "--embedding-norm"}, "is --preset's to say");
+  }
   if (task) {
     refuse({"--tokenizer", "--data", "--valid", "--eval-tokens"},
            "is for text, want it left out with --task");
@@ -105,7 +110,20 @@ void check_flags(const CLI::App& command, const TrainFlags& flags) {
   }
 }
 
+void apply_preset(TrainFlags& flags) {
+  const Preset& preset = from_flag([&]() -> const Preset& { return find_preset(flags.preset); });
+  if (preset.planning) {
+    throw UsageError(fmt::format("--preset: {} is {}, want one that can be trained", preset.name,
+                                 preset.summary));
+  }
+  flags.stack = preset.stack;
+  flags.width = preset.width;
+  flags.norm = preset.norm == NormKind::kLayer ? "layer" : "rms";
+  flags.embedding_norm = preset.embedding_norm;
+}
+
 void train(TrainFlags& flags) {
+  if (!flags.preset.empty()) apply_preset(flags);
   flags.data.loader.seed = flags.seed;
   flags.trainer.schedule.peak = flags.lr;
   flags.trainer.schedule.floor = flags.min_lr;
@@ -148,6 +166,7 @@ void add_model_options(CLI::App& command, TrainFlags& flags) {
   command.add_option("--config", flags.config,
                      "JSON object of long option names; the command line wins");
   command.add_option("--stack", flags.stack, "the sublayers, e.g. \"(swa:256 swiglu)x4\"");
+  command.add_option("--preset", flags.preset, "a known stack with its width: " + preset_names());
   command.add_option("--width", flags.width, "of the residual stream")->check(CLI::PositiveNumber);
   command.add_option("--norm", flags.norm, "in front of every sublayer and of the head")
       ->check(CLI::IsMember({"rms", "layer"}))

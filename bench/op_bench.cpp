@@ -32,6 +32,7 @@ constexpr OpBench kOps[] = {
     {"gated_rms_norm", &gated_rms_norm_cases},
     {"gelu", &gelu_cases},
     {"l2_norm", &l2_norm_cases},
+    {"lact", &lact_cases},
     {"layer_norm", &layer_norm_cases},
     {"linear", [](Context& ctx, const Emit&) { bench_linear(ctx); }},
     {"linear_attention", &linear_attention_cases},

@@ -40,6 +40,7 @@ void wkv7_inputs_cases(Context& ctx, const Emit& emit);
 void wkv7_output_cases(Context& ctx, const Emit& emit);
 
 // ops_ttt.cpp
+void lact_cases(Context& ctx, const Emit& emit);
 void ttt_cases(Context& ctx, const Emit& emit);
 
 // ops_model.cpp: at the ends of a model, and its training.

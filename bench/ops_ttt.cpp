@@ -6,6 +6,9 @@
 #include "bench/timing.h"
 #include "braid/model/stack_spec.h"
 #include "braid/nn/sublayer.h"
+#include "braid/ops/lact/cases.h"
+#include "braid/ops/lact/lact.h"
+#include "braid/ops/lact/reference.h"
 #include "braid/ops/ssd/decayed_scan.h"
 #include "braid/ops/ttt/cases.h"
 #include "braid/ops/ttt/reference.h"
@@ -102,6 +105,53 @@ void compare_layers(Context& ctx) {
 }
 
 }  // namespace
+
+void lact_cases(Context&, const Emit& emit) {
+  for (const LactCase& a : lact_bench_cases()) {
+    const bool decode = a.lengths[0] == 1;
+    const int64_t start = decode ? 37 : 0;
+    SequenceBatch batch;
+    for (const int64_t length : a.lengths) batch.add(length, start);
+    const LactOptions o = a.options;
+    const int64_t T = batch.tokens(), S = batch.sequences(), H = o.heads, D = o.head_dim;
+    const int64_t F = o.hidden;
+    const Inputs inputs = {random({T, H * D}, 1),      random({T, H * D}, 2),
+                           random({T, H * D}, 3),      random({T, 3 * H}, 4, 0.0001f),
+                           random({H, D, F}, 5, 0.1f), random({H, F, D}, 6, 0.1f),
+                           random({H, D, F}, 7, 0.1f)};
+    const Tensor initial = decode ? random({S, H, lact_state_size(o)}, 20, 0.1f) : Tensor();
+    emit({.size = a.name,
+          .inputs = inputs,
+          .run =
+              [batch, o, initial](Context& c, const Inputs& in) {
+                return lact(c, {in[0], in[1], in[2], in[3], {}, in[4], in[5], in[6]}, initial,
+                            batch, o)
+                    .y;
+              },
+          .reference = by_sequence(
+              batch,
+              [inputs, o, start, initial](const Checked& c) {
+                const auto part = [&](size_t i) { return rows(inputs[i], c.begin, c.count); };
+                return reference::lact(
+                           reference::Lact<double>{.options = o,
+                                                   .start = start,
+                                                   .tokens = c.count,
+                                                   .q = part(0),
+                                                   .k = part(1),
+                                                   .v = part(2),
+                                                   .lr = part(3),
+                                                   .momentum = {},
+                                                   .w0 = all(inputs[4]),
+                                                   .w1 = all(inputs[5]),
+                                                   .w2 = all(inputs[6]),
+                                                   .initial = state_of(initial, c.sequence)})
+                    .y;
+              }),
+          .terms = kCheckedRows * D,
+          .bytes = bytes_of({4 * T * H * D, 2 * S * H * lact_state_size(o)}),
+          .flops = 18.0 * static_cast<double>(T * H * D * F)});
+  }
+}
 
 void ttt_cases(Context& ctx, const Emit& emit) {
   for (const TttCase& a : ttt_bench_cases()) {

@@ -10,6 +10,7 @@
 #include "braid/nn/mixers/attention.h"
 #include "braid/nn/mixers/gated_delta.h"
 #include "braid/nn/mixers/hyena.h"
+#include "braid/nn/mixers/lact.h"
 #include "braid/nn/mixers/lightning.h"
 #include "braid/nn/mixers/linear_attn.h"
 #include "braid/nn/mixers/linformer.h"
@@ -120,10 +121,17 @@ constexpr SublayerEntry kRegistry[] = {
      {.state_gradients = true},
      "ttt:64,mini_batch=16,heads=4,init=0.2",
      "the same over the last horizon / 2 to horizon tokens: the correction on top of a stack"},
+    // Without muon, whose slope of up to 500 no difference follows: its gradients are the op's
+    // test.
+    {"lact",
+     &make<LactMixer>,
+     {.state_gradients = true},
+     "lact:heads=2,chunk=24,momentum=1,lr=0.01",
+     "large-chunk test-time training: a SwiGLU per head, one update a chunk"},
     {"short_conv",
      &make<ShortConvMixer>,
      {.state_gradients = true},
-     "short_conv:conv=4",
+     "short_conv:conv=16",
      "a short causal convolution of each channel"},
     {"rwkv7",
      &make<Rwkv7Mixer>,

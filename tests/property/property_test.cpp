@@ -179,6 +179,11 @@ constexpr SublayerEntry kVariants[] = {
     {"moe_switch", nullptr, {.mixer = false}, "moe:4/1,act=silu,hidden=48,capacity=1.25", ""},
     {"moe_all", nullptr, {.mixer = false}, "moe:3/3,act=gelu,hidden=40,norm=0,scale=2", ""},
     {"moe_one", nullptr, {.mixer = false}, "moe:1/1,act=gelu,hidden=40,norm=1", ""},
+    {"lact_plain",
+     nullptr,
+     {.state_gradients = true},
+     "lact:heads=4,hidden=24,chunk=10,silu=0,theta=0,lr=0.01",
+     ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };
 

@@ -1,9 +1,25 @@
 #!/usr/bin/env bash
-# Experts spread over threads: the bits of one process. usage: threads.sh BRAID
+# Experts spread over threads: the bits of one process. usage: threads.sh BRAID SOURCE_DIR
+golden=$2/tests/golden
+set -- "$1"
 source "$(dirname "$0")/lib.sh"
 threads() { "$braid" "$@" --workers 4; }
 same_logits threads threads
 same_eval threads threads
+
+# Every family of experts, with plans and moves in between.
+families=0
+for folder in "$golden"/*/; do
+  [[ -e $folder/model.safetensors ]] || continue
+  grep -aq 'experts' <(head -c 65536 "$folder/model.safetensors") || continue
+  ids=3,5,7,11,13,17,19,23,29,31,2,3,5
+  "$braid" logits --model "$folder" --tokens $ids --out whole.safetensors --threads 1
+  "$braid" logits --model "$folder" --tokens $ids --pieces 4,1,1,1,1,1,4 --workers 3 \
+    --replan-every 2 --out spread.safetensors >spread.txt
+  cmp whole.safetensors spread.safetensors || die "$folder: other logits than one process"
+  families=$((families + 1))
+done
+((families >= 5)) || die "only $families golden models have experts"
 
 refused() {
   local want=$1 code=0

@@ -20,7 +20,7 @@ struct EvalFlags {
   std::string model, task;
   std::vector<std::string> data;
   TextSetOptions text{.length = 0};
-  int64_t examples = 1000, window = 0;
+  int64_t examples = 1000, window = 0, batch_tokens = 8192;
   uint64_t seed = 0;
   AdaptFlags adapt;
   ExpertFlags experts;
@@ -50,7 +50,8 @@ class TemporaryFolder {
 Evaluation eval_set(Context& ctx, const EvalFlags& flags, const SharedModel& model,
                     const EvaluationSet& set) {
   const auto adaptation = flags.adapt.adaptation(ctx, model.stack());
-  EvaluateOptions options{.window = flags.window,
+  EvaluateOptions options{.batch_tokens = flags.batch_tokens,
+                          .window = flags.window,
                           .adaptation = adaptation ? &*adaptation : nullptr,
                           .expert_parallel = model.host.get()};
   std::optional<ProgressLine> line;
@@ -141,6 +142,11 @@ void add_eval_command(CLI::App& app) {
       ->add_option("--window", flags->window,
                    "of text, the loss by position too, in windows of this many tokens")
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--batch-tokens", flags->batch_tokens,
+                   "of whole sequences that are read together (on each worker)")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   flags->adapt.add(*command);
   flags->experts.add(*command);
   flags->device.add(*command);

@@ -102,7 +102,7 @@ void SharedModel::print_report() const {
   for (size_t l = 0; l < report.layers.size(); ++l) {
     const ExpertReport::Layer& layer = report.layers[l];
     text += fmt::format(
-        "expert layer {}: max/mean load {:.3f} before, {:.3f} after, {} plans followed\n", l,
+        "expert layer {}: max/mean load {:.3f} before, {:.3f} after, placed anew {} times\n", l,
         layer.before, layer.after, layer.switches);
   }
   for (size_t r = 0; r < report.resident_bytes.size(); ++r) {

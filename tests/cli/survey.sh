@@ -6,14 +6,15 @@ for i in $(seq 400); do echo "line $i says that $((i * i % 97)) follows $((i * 7
 train=(train --preset survey2027:tiny --tokenizer bytes --data text.txt --length 128 --batch 2
   --steps 8 --save-every 2 --threads 1)
 "$braid" "${train[@]}" --out whole >"$out" 2>"$err" || fail "train: $(tail -1 "$err")"
-# Killed as soon as there is a checkpoint, twice.
-for round in 1 2; do
+# Killed as soon as there is a checkpoint of step 2, and then of one from 4 on.
+for step in 2 4; do
   "$braid" "${train[@]}" --resume --out killed >"$out" 2>"$err" &
   pid=$!
-  for _ in $(seq 600); do
-    [[ -z $(find killed -path '*step-*' -newer text.txt 2>/dev/null) ]] || break
+  for _ in $(seq 1200); do
+    newest=$(find killed/checkpoints -name 'step-*' 2>/dev/null | sed -n 's/.*step-\([0-9]*\)$/\1/p' | sort -n | tail -1)
+    [[ ${newest:-0} -lt $step ]] || break
     kill -0 $pid 2>/dev/null || break
-    sleep 0.1
+    sleep 0.05
   done
   kill -9 $pid 2>/dev/null
   wait $pid 2>/dev/null

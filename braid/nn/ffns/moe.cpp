@@ -155,13 +155,12 @@ Tensor MoeFfn::Dense::forward(Context& ctx, const Tensor& x) const {
   return out.forward(ctx, activate(ctx, in.forward(ctx, x), act));
 }
 
-std::vector<Expert> MoeFfn::own_experts() const {
-  std::vector<Expert> list;
-  list.reserve(in_.size());
-  for (size_t e = 0; e < in_.size(); ++e) {
-    list.push_back({.in = in_[e].weight().weight, .out = out_[e].weight().weight});
-  }
-  return list;
+// Asked for one by one: a step of decode hits few of many, and a handle costs its reference count.
+ExpertList MoeFfn::own_experts() const {
+  return {std::ssize(in_), [this](int64_t e) -> Expert {
+            const auto at = static_cast<size_t>(e);
+            return {.in = in_[at].weight().weight, .out = out_[at].weight().weight};
+          }};
 }
 
 Tensor MoeFfn::routed(Context& ctx, const Tensor& x, Stream& stream) const {

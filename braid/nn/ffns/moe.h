@@ -60,7 +60,7 @@ class MoeFfn final : public Sublayer {
   void read_training(SpecOptions& options);
   Linear expert_in(const std::string& name, int64_t width) const;
   Linear expert_out(const std::string& name, int64_t width) const;
-  std::vector<Expert> own_experts() const;
+  ExpertList own_experts() const;
   Tensor routed(Context& ctx, const Tensor& x, Stream& stream) const;
 
   SublayerConfig config_;

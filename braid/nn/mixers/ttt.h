@@ -20,19 +20,22 @@ namespace braid {
 /// Options: heads (H, width / 64, at least 1), hidden (F of ttt_mlp, 4 d), mini_batch (K, 16),
 /// steps (inner steps to a mini-batch, 1), lr (1; ttt_mlp 0.1), share_qk (1), conv (width, 4), gate
 /// (1), norm (inner LayerNorm, 1), inner_residual (targets v - k and outputs q + N(f(q)), 1), theta
-/// (10000; 0: nothing turns). d is width / H. Parameters carry the authors' names:
-/// {q,k,v,o,g}_proj, conv_q, conv_k (D, W) with biases, learnable_ttt_lr.weight (H, D) and .bias
-/// (H), learnable_token_idx (K), ttt_norm_weight and _bias (H, d), W1 (H, d, F), b1 (H, F), W2 (H,
-/// F, d), b2 (H, d), post_norm. State: conv_q, conv_k (W - 1, D) and fast (H, ttt_state_size),
-/// float32, of constant size.
+/// (10000; 0: nothing turns), init (deviation of the first matrices, 0.02). d is width / H.
+///
+/// Parameters carry the authors' names: {q,k,v,o,g}_proj, conv_q, conv_k (D, W) with biases,
+/// learnable_ttt_lr.weight (H, D) and .bias (H), learnable_token_idx (K), ttt_norm_weight and _bias
+/// (H, d), W1 (H, d, F), b1 (H, F), W2 (H, F, d), b2 (H, d), post_norm.
+///
+/// State: conv_q, conv_k (W - 1, D) and fast (H, ttt_state_size), float32, of constant size.
 ///
 /// With horizon=N (0: no end) only the last N / 2 to N tokens are learned from, by two banks of
 /// fast weights (ttt_banks.h); N is a multiple of 2 K, and the slot is fast (2, H, ttt_state_size).
 /// `ttt:N` (8192) is the correction at the top of a stack: ttt_mlp with that horizon, hidden d and
-/// mini-batches of 64, which cost little beside the stack. Source: Sun et al., arXiv:2407.04620;
-/// test-time-training/ttt-lm-pytorch `TTTLinear`, `TTTMLP`, whose defaults are share_qk 0 and gate
-/// 0 (its transformer backbone); these are of its Mamba backbone, which has a short_conv sublayer
-/// in front as well.
+/// mini-batches of 64, which cost little beside the stack.
+///
+/// Source: Sun et al., arXiv:2407.04620; test-time-training/ttt-lm-pytorch `TTTLinear`, `TTTMLP`,
+/// whose defaults are share_qk 0 and gate 0 (its transformer backbone); these are of its Mamba
+/// backbone, which has a short_conv sublayer in front as well.
 class TttMixer final : public Sublayer {
  public:
   enum class Kind : uint8_t { kLinear, kMlp, kCorrection };

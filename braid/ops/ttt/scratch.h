@@ -107,11 +107,15 @@ struct TttSaved {
   float *z1, *y, *z2;
 };
 
+inline constexpr int64_t kKeptWeights = 1 << 20;  // floats of a sequence's fast weights
+
 /// Mini-batches between two of the fast weights that the backward pass keeps for a whole sequence:
-/// about as many as it then makes again in between.
-inline int64_t ttt_interval(int64_t cells) {
+/// one where those are few, else up to about as many as it then makes again in between.
+inline int64_t ttt_interval(const TttDims& dims, int64_t cells) {
   int64_t interval = 1;
-  while (interval * interval < cells) ++interval;
+  while (interval * interval < cells && cells / interval * dims.weights() > kKeptWeights) {
+    ++interval;
+  }
   return interval;
 }
 
@@ -131,15 +135,18 @@ struct TttVjpScratch {
 
   TttVjpScratch(const TttDims& dims, TttCarver& carver) : cell(dims, carver) {
     const int64_t K = dims.mini_batch, n = dims.head_dim, width = dims.width();
-    int64_t cells = 0;
-    for (int64_t s = 0; s < dims.sequences; ++s) cells = std::max(cells, TttCells(dims, s).count());
-    const int64_t interval = ttt_interval(cells);
+    int64_t cells_kept = 0, longest_interval = 0;
+    for (int64_t s = 0; s < dims.sequences; ++s) {
+      const int64_t cells = TttCells(dims, s).count(), interval = ttt_interval(dims, cells);
+      cells_kept = std::max(cells_kept, (cells + interval - 1) / interval);
+      longest_interval = std::max(longest_interval, interval);
+    }
     saved.z1 = carver.take(dims.steps * K * width);
     saved.y = carver.take(dims.steps * K * width);
     saved.z2 = carver.take(dims.steps * K * n);
     for (float** block : {&state, &grad}) *block = carver.take(dims.state());
-    kept = carver.take((cells + interval - 1) / interval * dims.weights());
-    between = carver.take(interval * dims.weights());
+    kept = carver.take(cells_kept * dims.weights());
+    between = carver.take(longest_interval * dims.weights());
     d_coef = carver.take(K * K);
     for (float** of_width : {&dz1, &dy}) *of_width = carver.take(K * width);
     for (float** of_head : {&dz2, &dg}) *of_head = carver.take(K * n);

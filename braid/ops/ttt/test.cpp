@@ -298,6 +298,27 @@ TEST(Ttt, GradientsOfPackedSequencesAreThoseOfEach) {
   }
 }
 
+// Too many fast weights to keep all: those made again are the same, so a long sequence has the
+// gradients of its two halves, each short enough, with the state's handed on.
+TEST(Ttt, GradientsDoNotDependOnWhatIsKept) {
+  constexpr int64_t T = 560, kHalf = 250;
+  const Problem p = make_problem({"", {T}, {.heads = 1, .head_dim = 64, .mini_batch = 1}}, 81, 7);
+  const Tensor dy = randn(Shape{T, 64}, 91), d_final = randn(p.initial.shape(), 92);
+  Context ctx = make_context(1);
+  const auto want = gradients_of(ctx, p, dy, d_final);
+  Problem first{slice(p.in, 0, kHalf), p.initial, SequenceBatch::single(kHalf, 7), p.options};
+  const Tensor between = ttt(ctx, first.in, p.initial, first.batch, p.options).final_state;
+  const Problem second{slice(p.in, kHalf, T), between, SequenceBatch::single(T - kHalf, 7 + kHalf),
+                       p.options};
+  const auto late = gradients_of(ctx, second, dy.slice_rows(kHalf, T), d_final);
+  const auto early = gradients_of(ctx, first, dy.slice_rows(0, kHalf), late[11]);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_TRUE(same_bits(early[i], want[i].slice_rows(0, kHalf))) << kNames[i];
+    EXPECT_TRUE(same_bits(late[i], want[i].slice_rows(kHalf, T))) << kNames[i];
+  }
+  EXPECT_TRUE(same_bits(early[11], want[11]));
+}
+
 // A linear model without norm and residual that starts from zero, one mini-batch, rate 1: linear
 // attention over keys and queries with a 1 for the bias, values times their learning rates.
 TEST(Ttt, OneLinearMiniBatchIsLinearAttention) {

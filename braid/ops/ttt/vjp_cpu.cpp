@@ -43,7 +43,7 @@ class SequenceVjp {
       if (cells_.count() > 0) clear_rows(dims_, grad, cells_.phase_end());
     }
     if (cells_.count() == 0) return;  // the state was handed on
-    const int64_t interval = ttt_interval(cells_.count());
+    const int64_t interval = ttt_interval(dims_, cells_.count());
     keep(interval);
     for (int64_t first = (cells_.count() - 1) / interval * interval; first >= 0;
          first -= interval) {

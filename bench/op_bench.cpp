@@ -33,6 +33,7 @@ constexpr OpBench kOps[] = {
     {"gelu", &gelu_cases},
     {"l2_norm", &l2_norm_cases},
     {"lact", &lact_cases},
+    {"latent_attention", &latent_attention_cases},
     {"layer_norm", &layer_norm_cases},
     {"linear", [](Context& ctx, const Emit&) { bench_linear(ctx); }},
     {"linear_attention", &linear_attention_cases},

@@ -10,6 +10,7 @@ void elementwise_cases(Context& ctx, const Emit& emit);
 void gated_rms_norm_cases(Context& ctx, const Emit& emit);
 void gelu_cases(Context& ctx, const Emit& emit);
 void l2_norm_cases(Context& ctx, const Emit& emit);
+void latent_attention_cases(Context& ctx, const Emit& emit);
 void layer_norm_cases(Context& ctx, const Emit& emit);
 void rms_norm_cases(Context& ctx, const Emit& emit);
 void scale_columns_cases(Context& ctx, const Emit& emit);

@@ -16,6 +16,9 @@
 #include "braid/ops/gated_delta_rule/cases.h"
 #include "braid/ops/gated_delta_rule/gated_delta_rule.h"
 #include "braid/ops/gated_delta_rule/reference.h"
+#include "braid/ops/latent_attention/cases.h"
+#include "braid/ops/latent_attention/latent_attention.h"
+#include "braid/ops/latent_attention/reference.h"
 #include "braid/ops/linear_attention/cases.h"
 #include "braid/ops/linear_attention/linear_attention.h"
 #include "braid/ops/linear_attention/reference.h"
@@ -62,6 +65,41 @@ void attention_cases(Context&, const Emit& emit) {
           .terms = a.head_dim + kCheckedRows,
           .bytes = bytes_of({a.tokens * (q + k + v + y)}),
           .flops = 2 * pairs * as_double(a.heads * (a.head_dim + a.value_dim))});
+  }
+}
+
+void latent_attention_cases(Context& ctx, const Emit& emit) {
+  for (const LatentAttentionCase& a : kLatentAttentionBench) {
+    const int64_t q = a.nope + a.rope, latent = a.latent + a.rope, expanded = a.nope + a.value;
+    const LatentAttentionOptions options{
+        .heads = a.heads, .nope = a.nope, .value = a.value, .scale = 1 / std::sqrt(as_double(q))};
+    const SequenceBatch batch = SequenceBatch::single(a.tokens);
+    const Inputs inputs = {
+        random({a.tokens, a.heads * q}, 1), random({a.tokens, latent}, 2),
+        random({a.heads * expanded, a.latent}, 3, 1 / std::sqrt(static_cast<float>(a.latent)))};
+    const Weight kv_b = Weight::make(ctx, inputs[2], {.both_ways = true});
+    const double pairs = as_double(a.tokens) * as_double(a.tokens + 1) / 2;
+    emit(
+        {.size = fmt::format("{} tokens, {} heads of {}+{}, latent {}", a.tokens, a.heads, a.nope,
+                             a.rope, a.latent),
+         .inputs = inputs,
+         .run =
+             [batch, options, kv_b](Context& inner, const Inputs& in) {
+               return latent_attention(inner, in[0], in[1], kv_b, batch, options);
+             },
+         .reference =
+             by_sequence(batch,
+                         [inputs, options, a](const Checked& c) {
+                           return reference::latent_attention(
+                               rows(inputs[0], c.begin, c.count), rows(inputs[1], c.begin, c.count),
+                               rows(inputs[2], 0, inputs[2].rows()), options, a.latent, a.rope);
+                         }),
+         .terms = a.latent + kCheckedRows,
+         .bytes = bytes_of({a.tokens * (a.heads * (q + a.value) + latent), kv_b.rows() * a.latent}),
+         .flops =
+             2 * as_double(a.heads) *
+             (pairs * as_double(latent + a.latent) + as_double(a.tokens * expanded * a.latent)),
+         .differentiable = false});
   }
 }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "braid/ops/attention/kernels.h"
 #include "braid/ops/attention/pages.h"
@@ -123,20 +124,58 @@ struct Part {
   const BF16 *k_pairs, *v_pairs;
 };
 
+// One block of keys' first dimensions, `width` of them, as pairs of keys: pairs of dimensions move
+// as one pattern to the row of their key, then the halves of two rows are interleaved.
+void values_of_key_block(int64_t width, const BF16* keys, BF16* values) {
+  constexpr int64_t kPairs = kPageBlock / 2;
+  const hn::CappedTag<uint32_t, kPairs> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto low = hn::Set(d, 0xFFFFu), high = hn::Set(d, 0xFFFF0000u);
+  HWY_ALIGN float rows[kPageBlock * kPairs] = {};
+  HWY_ALIGN uint32_t both[kPageBlock];
+  simd::transpose(width / 2, kPageBlock, reinterpret_cast<const float*>(keys), kPageBlock, rows,
+                  kPairs);
+  const auto* pairs = reinterpret_cast<const uint32_t*>(rows);
+  for (int64_t i = 0; i < kPageBlock; i += 2, values += 2 * width) {
+    auto* to = width == kPageBlock ? reinterpret_cast<uint32_t*>(values) : both;
+    for (int64_t j = 0; j < kPairs; j += lanes) {
+      const auto even = hn::Load(d, pairs + i * kPairs + j);
+      const auto odd = hn::Load(d, pairs + (i + 1) * kPairs + j);
+      hn::StoreInterleaved2(hn::Or(hn::And(even, low), hn::ShiftLeft<16>(odd)),
+                            hn::Or(hn::ShiftRight<16>(even), hn::And(odd, high)), d, to + 2 * j);
+    }
+    if (to == both) std::memcpy(static_cast<void*>(values), both, static_cast<size_t>(width) * 4);
+  }
+}
+
+// The neighbour of the last of `written` tokens is cleared: what nobody wrote may be NaN.
+void values_of_keys(const AttentionDims& dims, const BF16* from, int64_t written, BF16* to) {
+  for (int64_t d = 0; d < dims.value_dim; d += kPageBlock) {
+    const int64_t width = std::min(kPageBlock, dims.value_dim - d);
+    for (int64_t key = 0; key < written; key += kPageBlock) {
+      values_of_key_block(width, from + key * dims.head_dim + d * kPageBlock,
+                          to + d * kPageTokens + key * width);
+    }
+    if (written % 2 == 0) continue;
+    BF16* last = to + d * kPageTokens + (written - 1) * width;
+    for (int64_t j = 0; j < width; ++j) last[2 * j + 1] = BF16{};
+  }
+}
+
 // The same where the values are in the keys: they are laid out anew for each item and page, which
 // is little beside the products of many rows.
 Part load_keys_with_values(const AttentionDims& dims, const AttentionSequence& s, int64_t base,
                            int64_t kv_head, AttentionMath math, const AttentionScratch& at) {
   if (math == AttentionMath::kF32) {
     const auto* k = key_part<float>(dims, s.k_page(base), kv_head);
-    values_of_keys(dims, k, at.v);
+    cpu::values_of_keys(dims, k, at.v);
     return {.k = k, .v = at.v, .k_pairs = nullptr, .v_pairs = nullptr};
   }
   const auto* k_pairs = key_part<BF16>(dims, s.k_page(base), kv_head);
   auto* v_pairs = reinterpret_cast<BF16*>(at.v);
   if (math == AttentionMath::kRounded) {
     unpack_keys(dims, k_pairs, at.k);
-    values_of_keys(dims, at.k, at.v);
+    cpu::values_of_keys(dims, at.k, at.v);
   } else {
     values_of_keys(dims, k_pairs, std::min(kPageTokens, s.start + s.length - base), v_pairs);
   }

@@ -119,31 +119,6 @@ void values_of_keys(const AttentionDims& dims, const float* from, float* to) {
   }
 }
 
-// Pairs of dimensions move as one float32 pattern to the row of their key; then two rows are
-// interleaved, element by element.
-void values_of_keys(const AttentionDims& dims, const BF16* from, int64_t written, BF16* to) {
-  const auto* pairs = reinterpret_cast<const float*>(from);
-  float rows[kPageBlock * kPageBlock / 2];
-  for (int64_t d = 0; d < dims.value_dim; d += kPageBlock) {
-    const int64_t width = std::min(kPageBlock, dims.value_dim - d);
-    for (int64_t key = 0; key < written; key += kPageBlock) {
-      simd::transpose(width / 2, kPageBlock, pairs + (key * dims.head_dim + d * kPageBlock) / 2,
-                      kPageBlock, rows, width / 2);
-      const auto* even = reinterpret_cast<const BF16*>(rows);
-      BF16* block = to + d * kPageTokens + key * width;
-      for (int64_t i = 0; i < kPageBlock; i += 2, even += 2 * width, block += 2 * width) {
-        for (int64_t j = 0; j < width; ++j) {
-          block[2 * j] = even[j];
-          block[2 * j + 1] = even[width + j];
-        }
-      }
-    }
-    if (written % 2 == 0) continue;
-    BF16* last = to + d * kPageTokens + (written - 1) * width;
-    for (int64_t j = 0; j < width; ++j) last[2 * j + 1] = BF16{};
-  }
-}
-
 void attention_append(ThreadPool& threads, const AttentionDims& dims,
                       const AttentionSequence* sequences, int64_t spans, const AttentionSpan* span,
                       const float* k, const float* v) {

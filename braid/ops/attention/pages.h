@@ -47,9 +47,7 @@ const T* value_part(const AttentionDims& dims, const void* page, int64_t kv_head
 void unpack_keys(const AttentionDims& dims, const BF16* from, float* to);
 void unpack_values(const AttentionDims& dims, const BF16* from, float* to);
 
-/// The first value_dim dimensions of a part of keys in the layout of values. In pairs, the
-/// neighbour of the last of `written` tokens is cleared, for what nobody wrote may be NaN.
+/// The first value_dim dimensions of a part of keys in the layout of values.
 void values_of_keys(const AttentionDims& dims, const float* from, float* to);
-void values_of_keys(const AttentionDims& dims, const BF16* from, int64_t written, BF16* to);
 
 }  // namespace braid::cpu

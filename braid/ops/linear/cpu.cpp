@@ -23,6 +23,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Plan {
   bool pairs;     // a is bfloat16 pairs, a unit is a pair; else a unit is a float
   bool packed;    // a is copied into tiles, [tile][unit][rows]
+  bool by_rows;   // of too few rows to repay turning them: [row][unit]
   int64_t units;  // along k
   int64_t rows;   // of a tile
   int64_t tiles;  // of a
@@ -48,6 +49,7 @@ Plan make_plan(const LinearDims& dims, int threads) {
   plan.packed = bf16 || (dims.m > kTileRows && !read_in_place(dims));
   plan.units = plan.pairs ? dims.b.padded_k() / 2 : dims.b.padded_k();
   plan.tiles = ceil_div(dims.m, kTileRows);
+  plan.by_rows = plan.pairs && dims.a_column == 1 && dims.m < 4;
   // Two tiles let the next panel arrive while the second meets this one.
   if (bf16 && plan.tiles == 1 && dims.m > kTileRows / 2) plan.tiles = 2;
   plan.rows = ceil_div(dims.m, plan.tiles);
@@ -80,10 +82,12 @@ void pack_rows_as_pairs(const LinearDims& dims, const Plan& plan, int64_t rows, 
   for (int64_t p0 = 0; p0 < dims.b.k; p0 += kBlock) {
     const int64_t count = std::min(kBlock, dims.b.k - p0);
     for (int64_t i = 0; i < rows; ++i) {
-      auto* to = reinterpret_cast<BF16*>(pairs + i * kBlock / 2);
+      float* line = plan.by_rows ? out + i * plan.units + p0 / 2 : pairs + i * kBlock / 2;
+      auto* to = reinterpret_cast<BF16*>(line);
       round_to_bf16(count, a + i * dims.a_row + p0, to);
       if (count % 2 != 0) to[count] = BF16{};
     }
+    if (plan.by_rows) continue;
     simd::transpose(rows, ceil_div(count, 2), pairs, kBlock / 2, out + p0 / 2 * plan.rows,
                     plan.rows);
   }
@@ -164,10 +168,10 @@ void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64
   const int64_t row0 = tile * plan.rows, column0 = panel * kPanel;
   const int64_t rows = std::min(plan.rows, dims.m - row0);
   const int64_t width = std::min(kPanel, dims.b.n - column0);
-  const float* a = plan.packed ? x.a + (tile * plan.units + u0) * plan.rows
-                               : x.a + row0 * dims.a_row + u0 * dims.a_column;
-  const int64_t a_row = plan.packed ? 1 : dims.a_row;
-  const int64_t a_col = plan.packed ? plan.rows : dims.a_column;
+  const int64_t a_row = !plan.packed ? dims.a_row : plan.by_rows ? plan.units : 1;
+  const int64_t a_col = !plan.packed ? dims.a_column : plan.by_rows ? 1 : plan.rows;
+  const float* a = plan.packed && !plan.by_rows ? x.a + (tile * plan.units + u0) * plan.rows
+                                                : x.a + row0 * a_row + u0 * a_col;
   const std::byte* b = x.b + static_cast<size_t>(panel) * dims.b.panel_bytes();
   float* c = x.c + row0 * dims.c_row + column0;
   const float* start = u0 > 0               ? c

@@ -61,6 +61,10 @@ class AtomicFile {
   void flush();
 };
 
+/// What a process killed while it wrote `path` left beside it: PATH.tmpPID or PATH.tmpPID-NUMBER,
+/// where no process PID is alive.
+void remove_stale_temporaries(const std::filesystem::path& path);
+
 /// The whole file as text; refuses more than `max_bytes` with Error(kResource).
 std::string read_text(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 30);
 void write_text(const std::filesystem::path& path, std::string_view text);

@@ -1,5 +1,4 @@
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -67,20 +66,6 @@ void check_replaceable(const fs::path& dir) {
         dir.string());
 }
 
-// A process killed while it saved leaves its temporary directory, named DIR.tmpPID, behind.
-void remove_stale(const fs::path& dir) {
-  const std::string prefix = dir.filename().string() + ".tmp";
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(dir.parent_path(), error)) {
-    const std::string name = entry.path().filename().string();
-    int64_t pid = 0;
-    if (!name.starts_with(prefix) || !parse_integer(name.substr(prefix.size()), &pid)) continue;
-    const bool gone = pid > 1 && pid < (int64_t{1} << 31) &&
-                      ::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH;
-    if (gone) fs::remove_all(entry.path(), error);
-  }
-}
-
 // `fresh` takes the name `dir`; what was there goes to `fresh`, or beside where the system cannot
 // exchange two names at once.
 void replace(const fs::path& fresh, const fs::path& dir) {
@@ -126,7 +111,7 @@ void save_checkpoint(const fs::path& dir, const CheckpointContents& contents) {
   fs::path target = fs::absolute(dir).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();  // "out/"
   check_replaceable(target);
-  remove_stale(target);
+  remove_stale_temporaries(target);
   const TemporaryDirectory temporary(target.string() + ".tmp" + std::to_string(::getpid()));
 
   ModelConfig config = *contents.config;

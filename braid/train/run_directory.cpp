@@ -22,6 +22,9 @@ void RunDirectory::create() const {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);
   check(!error, ErrorKind::kIo, "cannot create {}: {}", folder_.string(), error.message());
+  for (const char* name : {"tokenizer.json", "config.json", "model.safetensors"}) {
+    remove_stale_temporaries(folder_ / name);
+  }
 }
 
 void RunDirectory::export_model(Context& ctx, const Stack& stack) const {

@@ -11,55 +11,43 @@
 namespace braid {
 namespace {
 
-// What the ranks of one process share. Every field is guarded by `mutex`, but the parts that
-// `posted` points to: they are read between the two gates of an exchange, while their owner waits.
+// What the ranks of one process share, all of it guarded by `mutex`. Messages are copied in and
+// out: a rank that fails may leave while others still read.
 class ThreadGroup {
  public:
+  // Parts of exchanges and messages of their own; each kind keeps its order.
+  enum Kind : size_t { kPart, kMessage, kKinds };
+  using Bytes = std::vector<std::byte>;
+
   ThreadGroup(int ranks, const TransportOptions& options)
       : ranks_(static_cast<size_t>(ranks)),
         patience_(options.patience),
-        posted_(ranks_),
-        arrived_(ranks_, 0),
         left_(ranks_, false),
-        mail_(ranks_ * ranks_) {}
+        mail_(kKinds * ranks_ * ranks_) {}
 
   size_t ranks() const { return ranks_; }
 
-  // Returns when every rank has come to its gate number `count` (of its own arrivals).
-  void gate(size_t rank) {
-    std::unique_lock lock(mutex_);
-    const uint64_t count = ++arrived_[rank];
-    changed_.notify_all();
-    wait(lock, rank, [&] {
-      for (size_t r = 0; r < ranks_; ++r) {
-        if (arrived_[r] < count) return static_cast<int>(r);
-      }
-      return -1;
-    });
-  }
-
-  void post(size_t rank, std::span<const ByteView> parts) {
+  void put(Kind kind, size_t from, size_t to, ByteView message) {
+    Bytes copy(message.begin(), message.end());
     std::lock_guard lock(mutex_);
-    posted_[rank] = parts;
-  }
-  // After the gate that follows `post`.
-  ByteView posted(size_t from, size_t to) {
-    std::lock_guard lock(mutex_);
-    return posted_[from][to];
-  }
-
-  void put(size_t from, size_t to, ByteView message) {
-    std::vector<std::byte> copy(message.begin(), message.end());
-    std::lock_guard lock(mutex_);
-    mail_[to * ranks_ + from].push_back(std::move(copy));
+    box(kind, from, to).push_back(std::move(copy));
     changed_.notify_all();
   }
-  std::vector<std::byte> take(size_t from, size_t to) {
+  Bytes take(Kind kind, size_t from, size_t to) {
     std::unique_lock lock(mutex_);
-    auto& box = mail_[to * ranks_ + from];
-    wait(lock, to, [&] { return box.empty() ? static_cast<int>(from) : -1; });
-    std::vector<std::byte> message = std::move(box.front());
-    box.pop_front();
+    std::deque<Bytes>& mail = box(kind, from, to);
+    const auto deadline = std::chrono::steady_clock::now() + patience_;
+    bool late = false;
+    while (mail.empty()) {
+      check(failure_.empty(), ErrorKind::kIo, "{}", failure_);
+      check(!left_[from], ErrorKind::kIo, "transport: rank {} waits for rank {}, which has ended",
+            to, from);
+      check(!late, ErrorKind::kIo, "transport: rank {} waited {} ms for rank {}", to,
+            patience_.count(), from);
+      late = changed_.wait_until(lock, deadline) == std::cv_status::timeout;
+    }
+    Bytes message = std::move(mail.front());
+    mail.pop_front();
     return message;
   }
 
@@ -83,31 +71,16 @@ class ThreadGroup {
   }
 
  private:
-  // Until `missing()`, the rank that is waited for, is -1.
-  template <class Missing>
-  void wait(std::unique_lock<std::mutex>& lock, size_t rank, Missing&& missing) {
-    const auto deadline = std::chrono::steady_clock::now() + patience_;
-    for (;;) {
-      const int peer = missing();
-      if (peer < 0) return;
-      check(failure_.empty(), ErrorKind::kIo, "{}", failure_);
-      check(!left_[static_cast<size_t>(peer)], ErrorKind::kIo,
-            "transport: rank {} waits for rank {}, which has ended", rank, peer);
-      if (changed_.wait_until(lock, deadline) == std::cv_status::timeout) {
-        check(missing() < 0, ErrorKind::kIo, "transport: rank {} waited {} ms for rank {}", rank,
-              patience_.count(), peer);
-      }
-    }
+  std::deque<Bytes>& box(Kind kind, size_t from, size_t to) {
+    return mail_[(kind * ranks_ + to) * ranks_ + from];
   }
 
   const size_t ranks_;
   const std::chrono::milliseconds patience_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::span<const ByteView>> posted_;
-  std::vector<uint64_t> arrived_;
   std::vector<bool> left_;
-  std::vector<std::deque<std::vector<std::byte>>> mail_;  // (to, from)
+  std::vector<std::deque<Bytes>> mail_;  // (kind, to, from)
   std::string failure_;
   std::exception_ptr cause_;
 };
@@ -123,28 +96,25 @@ class ThreadTransport final : public Transport {
   ReceivedParts all_to_all(std::span<const ByteView> parts) override {
     check(parts.size() == group_->ranks(), "all_to_all: {} parts, want one for each of {} ranks",
           parts.size(), group_->ranks());
-    group_->post(rank_, parts);
-    group_->gate(rank_);
+    for (size_t r = 0; r < group_->ranks(); ++r) {
+      group_->put(ThreadGroup::kPart, rank_, r, parts[r]);
+    }
     ReceivedParts received{.bytes = {}, .offsets = {0}};
     for (size_t r = 0; r < group_->ranks(); ++r) {
-      received.offsets.push_back(received.offsets.back() + group_->posted(r, rank_).size());
-    }
-    received.bytes.reserve(received.offsets.back());
-    for (size_t r = 0; r < group_->ranks(); ++r) {
-      const ByteView part = group_->posted(r, rank_);
+      const auto part = group_->take(ThreadGroup::kPart, r, rank_);
       received.bytes.insert(received.bytes.end(), part.begin(), part.end());
+      received.offsets.push_back(received.bytes.size());
     }
-    group_->gate(rank_);  // `parts` are the caller's again
     return received;
   }
 
   void send(int to, ByteView message) override {
     check(0 <= to && to < size(), "send: to rank {}, want 0..{}", to, size() - 1);
-    group_->put(rank_, static_cast<size_t>(to), message);
+    group_->put(ThreadGroup::kMessage, rank_, static_cast<size_t>(to), message);
   }
   std::vector<std::byte> receive(int from) override {
     check(0 <= from && from < size(), "receive: from rank {}, want 0..{}", from, size() - 1);
-    return group_->take(static_cast<size_t>(from), rank_);
+    return group_->take(ThreadGroup::kMessage, static_cast<size_t>(from), rank_);
   }
 
  private:

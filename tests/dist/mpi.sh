@@ -12,8 +12,21 @@ echo "${many%,}" >many
 printf '1,%.0s' $(seq 60000) | sed 's/,$//' >ones
 mpi logits --model model --tokens @many --pieces @ones --out killed.safetensors >said 2>&1 &
 run=$!
+# children PID...: processes that one of these started.
+children() {
+  local stat pid rest
+  for stat in /proc/[0-9]*/stat; do
+    read -r pid rest <"$stat" || continue
+    rest=${rest##*) }  # after the name: state, parent
+    read -r _ rest _ <<<"$rest"
+    [[ " $* " == *" $rest "* ]] && echo "$pid"
+  done 2>/dev/null || true
+}
+# mpirun is the shell's child, or the shell itself; its children are the ranks.
+ranks=()
 for ((tries = 0; tries < 100; ++tries)); do
-  mapfile -t ranks < <(pgrep -P "$(pgrep -P "$run" -x mpirun || echo "$run")" || true)
+  mapfile -t ranks < <(children "$run")
+  ((${#ranks[@]} == 1)) && mapfile -t ranks < <(children "${ranks[0]}")
   ((${#ranks[@]} >= 4)) && break
   sleep 0.1
 done

@@ -18,6 +18,7 @@
 
 #include "braid/core/file.h"
 #include "braid/infer/model.h"
+#include "braid/model/presets.h"
 #include "braid/model/safetensors.h"
 #include "tests/support/files.h"
 #include "tests/support/small_model.h"
@@ -112,6 +113,7 @@ void expect_level_session(Context& ctx, const Session& nothing, int64_t vocab,
                   make(fresh);
                 }});
   EXPECT_EQ(session.position(), 100 * window + 100'000);
+  for (const float logit : session.logits()) ASSERT_TRUE(std::isfinite(logit)) << what;
   EXPECT_EQ(session.state_bytes(), bytes);
 }
 
@@ -132,6 +134,14 @@ TEST(LongText, TheShippedModel) {
     }
   }
   expect_level_session(ctx, model.session(ctx), model.config().vocab, "young-readers");
+}
+
+TEST(LongText, The2027Stack) {
+  Context ctx({.threads = 1});
+  const ModelConfig config = preset_config(find_preset("survey2027:tiny"));
+  Stack stack(config, {.matrix_dtype = DType::kBF16});
+  stack.initialize(ctx, Rng(1));
+  expect_level_session(ctx, Session(stack, 1, ctx), config.vocab, "survey2027:tiny");
 }
 
 // Every mixer that streams, between bfloat16 matrices: its numbers stay finite, and memory stays

@@ -24,8 +24,9 @@ double scale_of_stretch(const RopeOptions& rope) {
 MlaMixer::MlaMixer(const SublayerConfig& config, SpecOptions& options)
     : state_dtype_(config.state_dtype) {
   const int64_t D = config.width;
-  const int64_t H = attention_.heads = options.integer("heads", std::max<int64_t>(1, D / 128));
-  q_rank_ = options.integer("q_rank", 0, 0);
+  const int64_t H = attention_.heads =
+      options.integer("heads", std::max<int64_t>(1, D / 128), 1, 65536);
+  q_rank_ = options.integer("q_rank", 0, 0, int64_t{1} << 20);
   kv_rank_ = options.integer("kv_rank", 512, 8, 1016);
   attention_.nope = options.integer("nope", 128, 8, 1016);
   rope_dim_ = options.integer("rope_dim", 64, 8, 1016);

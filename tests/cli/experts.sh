@@ -25,6 +25,8 @@ spec 'want one of swiglu, relu2, relu, gelu, silu' 'moe:8/2,act=tanh'
 spec 'want 0 without shared experts' 'moe:8/2,shared_gate=1'
 spec 'want select_bias=1 beside it' 'moe:8/2,balance=0.01'
 spec 'capacity is "nan"' 'moe:8/2,capacity=nan'
+spec 'capacity is "-1", want a number from 0' 'moe:8/2,capacity=-1'
+spec 'balance is "2", want a number from 0 to 1' 'moe:8/2,select_bias=1,balance=2'
 spec 'jitter is "2", want a number from 0 to 1' 'moe:8/2,jitter=2'
 spec 'dropout is "1", want a number from 0 to 0.99' 'moe:8/2,dropout=1'
 spec 'unknown option experts_per_token' 'moe:8/2,experts_per_token=2'
@@ -61,6 +63,14 @@ poke "$router" '\x00\x00\xc0\x7f' && bad "holds a NaN or an infinity"
 poke "$router" '\x00\x00\x80\xff' && bad "holds a NaN or an infinity"
 # The largest float32: the logit overflows.
 poke "$router" '\xff\xff\x7f\x7f' && bad "want a finite one"
+# An expert that the file lacks, by its name.
+absent() {
+  model mixtral
+  LC_ALL=C sed -i "s/layers.1.block_sparse_moe.experts.3.$1.weight/layers.1.block_sparse_moe.experts.9.$1.weight/" \
+    "$m/model.safetensors"
+  bad "layers.1.block_sparse_moe.experts.3.$1.weight"
+}
+absent w1 && absent w2 && absent w3
 config() { model mixtral && sed -i "$1" "$m/config.json" && ! cmp -s "$m/config.json" "$golden/mixtral/config.json"; }
 config 's/"num_experts_per_tok": 2/"num_experts_per_tok": 5/' && bad "experts"
 config 's/"num_experts_per_tok": 2/"num_experts_per_tok": 0/' && bad "num_experts_per_tok"

@@ -69,6 +69,7 @@ struct CheckpointContents {
   std::span<const NamedTensor> tensors;  // under native names, f32 or bf16
   /// Of matrices (rank 2 and more) on disk; smaller tensors keep their own.
   DType dtype = DType::kF32;
+  std::set<std::string> exact;  // names of matrices that keep their own dtype
   /// Copied to tokenizer.json unless empty.
   std::filesystem::path tokenizer;
   /// Writes more files (the state of an optimiser) into the directory it is given.

@@ -96,7 +96,8 @@ void replace(const fs::path& fresh, const fs::path& dir) {
 void write_tensors(const fs::path& path, const CheckpointContents& contents) {
   std::vector<SafetensorsDeclaration> declarations;
   for (const auto& [name, tensor] : contents.tensors) {
-    const DType dtype = tensor.rank() >= 2 ? contents.dtype : tensor.dtype();
+    const bool own = tensor.rank() < 2 || contents.exact.contains(name);
+    const DType dtype = own ? tensor.dtype() : contents.dtype;
     declarations.push_back({name, tensor.shape(), dtype});
   }
   SafetensorsWriter writer(path, std::move(declarations), {{"format", "braid"}});

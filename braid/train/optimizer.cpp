@@ -51,6 +51,13 @@ double Optimizer::step(Context& ctx, int64_t step, double learning_rate, double 
   return norm;
 }
 
+Optimizer::Moments Optimizer::moments(const Parameter& parameter) const {
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (stack_.parameters()[i].parameter == &parameter) return {slots_[i].m, slots_[i].v};
+  }
+  fail(ErrorKind::kUsage, "optimizer: {} is no parameter of the stack", parameter.name);
+}
+
 std::vector<NamedTensor> Optimizer::tensors(Context& ctx) const {
   std::vector<NamedTensor> tensors;
   for (size_t i = 0; i < slots_.size(); ++i) {

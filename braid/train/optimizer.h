@@ -38,6 +38,13 @@ class Optimizer {
   /// nothing is changed.
   double step(Context& ctx, int64_t step, double learning_rate, double scale);
 
+  /// The moments of a parameter of the stack, to be read or written between steps; absent where it
+  /// is frozen. Handles to the optimiser's own.
+  struct Moments {
+    Tensor m, v;  // as the parameter, float32
+  };
+  Moments moments(const Parameter& parameter) const;
+
   /// Master weights and moments on the host, by name, for a checkpoint.
   std::vector<NamedTensor> tensors(Context& ctx) const;
   /// Takes them back. Throws Error(kFormat) where one is missing or has another shape.

@@ -16,6 +16,8 @@ namespace {
 
 // Of the run's random numbers: those of noise in the forward pass.
 constexpr uint64_t kNoiseStream = 0x6e6f697365;
+// And those of experts that are split.
+constexpr uint64_t kRecycleStream = 0x72656379636c65;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -183,6 +185,21 @@ StepReport Trainer::train_step() {
   return report;
 }
 
+// From the step's own first batch, so that a resumed run does the same.
+void Trainer::recycle_now(MetricsLog& metrics, const TrainerObserver& observer) {
+  const TrainingBatch batch = source_.batch((step_ - 1) * options_.accumulate);
+  const Rng rng = ctx_.rng().fork(kRecycleStream).fork(static_cast<uint64_t>(step_));
+  for (const RecycledExpert& done :
+       recycle_experts(ctx_, stack_, optimizer_, batch, options_.recycle, rng)) {
+    metrics.write({{"step", step_},
+                   {"sublayer", done.sublayer},
+                   {"merged", {done.pair.i, done.pair.j}},
+                   {"error", done.pair.error},
+                   {"split", done.split}});
+    if (observer.on_recycled) observer.on_recycled(step_, done);
+  }
+}
+
 void Trainer::evaluate_now(MetricsLog& metrics, const TrainerObserver& observer) {
   for (const EvaluationSet* set : evaluations_) {
     const Evaluation e = evaluate(ctx_, stack_, *set, {.batch_tokens = source_.tokens_per_batch()});
@@ -214,6 +231,8 @@ void Trainer::run(int64_t until, const TrainerObserver& observer) {
     const StepReport report = train_step();
     metrics.write(line_of(report));
     if (observer.on_step) observer.on_step(report);
+    const int64_t every = options_.recycle.every;
+    if (every > 0 && step_ % every == 0 && step_ != last) recycle_now(metrics, observer);
     if (step_ % options_.eval_every == 0 || step_ == last) evaluate_now(metrics, observer);
     if (step_ % options_.save_every == 0 || step_ == last || stopped_early()) {
       metrics_bytes_ = metrics.sync();

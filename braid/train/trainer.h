@@ -8,6 +8,7 @@
 #include "braid/core/context.h"
 #include "braid/model/stack.h"
 #include "braid/train/evaluate.h"
+#include "braid/train/experts/recycle.h"
 #include "braid/train/optimizer.h"
 #include "braid/train/run_directory.h"
 #include "braid/train/schedule.h"
@@ -19,6 +20,8 @@ struct TrainerOptions {
   int64_t accumulate = 1;  // batches whose gradients make one step
   Schedule schedule;       // its `steps` is the length of the run
   OptimizerOptions optimizer;
+  /// Experts that have become one function make room for others (see recycle_experts).
+  RecycleOptions recycle;
   int64_t save_every = 500;
   int64_t eval_every = 500;
   /// The run ends early when the first evaluation set is predicted this well.
@@ -45,6 +48,7 @@ struct StepReport {
 struct TrainerObserver {
   std::function<void(const StepReport&)> on_step;
   std::function<void(int64_t step, const EvaluationSet&, const Evaluation&)> on_evaluation;
+  std::function<void(int64_t step, const RecycledExpert&)> on_recycled;
 };
 
 /// Owns the loop: batch -> Stack.forward under a tape -> loss -> backward -> clip -> step.
@@ -83,6 +87,7 @@ class Trainer {
   Score micro_batch(int64_t index);
   double matmul_flops(int64_t tokens, int64_t targets) const;
   void save();
+  void recycle_now(MetricsLog& metrics, const TrainerObserver& observer);
   void evaluate_now(MetricsLog& metrics, const TrainerObserver& observer);
   nlohmann::json identity() const;
 

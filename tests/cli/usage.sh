@@ -5,10 +5,10 @@ m=$golden/llama
 works --version
 grep -Eq '^[0-9]+\.[0-9]+\.[0-9]+$' "$out" || fail "--version prints '$(<"$out")'"
 works --help
-for command in run logits train eval inspect tokenizer bench; do
+for command in run logits train eval merge-experts inspect tokenizer bench; do
   grep -q "^  $command" "$out" || fail "--help does not name $command"
 done
-for command in run logits train eval inspect bench "tokenizer encode" "tokenizer decode"; do
+for command in run logits train eval merge-experts inspect bench "tokenizer encode" "tokenizer decode"; do
   works $command --help
 done
 

@@ -34,6 +34,7 @@ void add_run_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
+void add_merge_experts_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);
 void add_bench_command(CLI::App& app);

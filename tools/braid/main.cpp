@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
     braid::add_logits_command(app);
     braid::add_train_command(app);
     braid::add_eval_command(app);
+    braid::add_merge_experts_command(app);
     braid::add_inspect_command(app);
     braid::add_tokenizer_command(app);
     braid::add_bench_command(app);

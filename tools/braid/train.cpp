@@ -79,6 +79,13 @@ TrainerObserver observer_of(ProgressLine& line, int64_t steps) {
           .on_evaluation =
               [&line](int64_t step, const EvaluationSet& set, const Evaluation& e) {
                 line.note(fmt::format("step {}: {}", step, describe(set, e)));
+              },
+          .on_recycled =
+              [&line](int64_t step, const RecycledExpert& done) {
+                line.note(fmt::format(
+                    "step {}: sublayer {}: expert {} merged into {} at {:.4f}, its slot has half "
+                    "of {}",
+                    step, done.sublayer, done.pair.j, done.pair.i, done.pair.error, done.split));
               }};
 }
 
@@ -227,6 +234,20 @@ void add_data_options(CLI::App& command, TrainFlags& flags) {
       ->check(CLI::Range(0.0, 1.0));
 }
 
+void add_recycle_options(CLI::App& command, RecycleOptions& o) {
+  command
+      .add_option("--merge-every", o.every,
+                  "steps between looks for experts that have become one function: they are merged, "
+                  "and the busiest one is split; 0: never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      .add_option("--merge-threshold", o.threshold,
+                  "largest relative error of two experts' outputs that are merged")
+      ->check(CLI::Range(0.0, 2.0))
+      ->capture_default_str();
+}
+
 void add_optimizer_options(CLI::App& command, TrainFlags& flags) {
   OptimizerOptions& o = flags.trainer.optimizer;
   command.add_option("--steps", flags.trainer.schedule.steps, "optimiser steps of the whole run")
@@ -260,6 +281,7 @@ void add_train_command(CLI::App& app) {
   add_model_options(*command, *flags);
   add_data_options(*command, *flags);
   add_optimizer_options(*command, *flags);
+  add_recycle_options(*command, flags->trainer.recycle);
   flags->device.add(*command);
   command->callback([flags, command] {
     if (!flags->config.empty()) apply_config_file(*command, flags->config);

@@ -49,6 +49,9 @@ class MoeFfn final : public Sublayer {
   /// bias_e += balance * sign(mean - tokens_e).
   void after_step(Context& ctx, const ExpertLoads& loads) override;
 
+  const RouteOptions& routing() const { return routing_; }
+  ExpertActivation expert_activation() const { return act_; }
+
  private:
   // One feed-forward of any activation.
   struct Dense {

@@ -54,13 +54,13 @@ Vector balanced_weights(const std::vector<bool>& member) {
   return weight;
 }
 
-double merged_logit(RouteScore score, double a, double b, bool chose_a, bool chose_b) {
+double merged_logit(RouteScore score, double a, double b, bool chose_a, bool chose_b, double lift) {
   if (chose_a != chose_b) return chose_a ? a : b;
   const double high = std::max(a, b), low = std::min(a, b);
   if (!chose_a) return high;
-  if (score != RouteScore::kSigmoid) return high + std::log1p(std::exp(low - high));
+  if (score != RouteScore::kSigmoid) return high + std::log1p(std::exp(low - high)) + lift;
   const double sum = std::min(kSigmoidSum, 1 / (1 + std::exp(-a)) + 1 / (1 + std::exp(-b)));
-  return std::max(high, std::log(sum / (1 - sum)));
+  return std::max(high, std::log(sum / (1 - sum))) + lift;
 }
 
 // The direction of largest variance of the rows of x, whose mean is `mean`, by power iteration.
@@ -150,7 +150,7 @@ std::vector<float> fit_row(const Tensor& x, std::span<const float> row,
 }
 
 std::vector<float> fold_rows(const RouterSample& sample, RouteScore score, int64_t i, int64_t j,
-                             std::span<const float> base) {
+                             std::span<const float> base, double lift) {
   const auto S = static_cast<size_t>(sample.rows());
   Vector target(S);
   std::vector<bool> member(S);
@@ -158,7 +158,7 @@ std::vector<float> fold_rows(const RouterSample& sample, RouteScore score, int64
     const auto row = static_cast<int64_t>(s);
     const bool a = sample.chose(row, i), b = sample.chose(row, j);
     member[s] = a || b;
-    target[s] = merged_logit(score, sample.logit(row, i), sample.logit(row, j), a, b);
+    target[s] = merged_logit(score, sample.logit(row, i), sample.logit(row, j), a, b, lift);
   }
   return fit_row(sample.x, base, target, balanced_weights(member));
 }

@@ -14,6 +14,7 @@ struct RouterSample {
   Tensor x;                     // (S, D), host
   Tensor logits;                // (S, E), host
   std::vector<uint8_t> chosen;  // (S, E)
+  Routing to;                   // of the rows, on the host
 
   int64_t rows() const { return x.dim(0); }
   int64_t experts() const { return logits.dim(1); }
@@ -30,20 +31,21 @@ struct RouterSample {
 /// Per token, the merged logit that leaves y as it is, is
 ///
 ///   the logit of the one that was chosen;
-///   softmax, both chosen: log(exp z_i + exp z_j)
-///   sigmoid, both chosen: the logit of sigmoid(z_i) + sigmoid(z_j), at most kSigmoidSum
+///   softmax, both chosen: log(exp z_i + exp z_j) + lift
+///   sigmoid, both chosen: the logit of sigmoid(z_i) + sigmoid(z_j), at most kSigmoidSum, + lift
 ///   neither chosen: max(z_i, z_j), below the choice as before
 ///
-/// With it every other expert keeps its weight where weights are normalised or made of the chosen
-/// logits, and for a softmax over all where both were chosen; a softmax over all loses the mass of
-/// the one that was not, so that all weights of the token grow by one factor. Inexact: a token that
-/// had chosen both has a slot free, which its next best expert takes; sums of sigmoids above
-/// kSigmoidSum; and that a row w gives w x and not the logit above. `base`, the mean of both rows
-/// by load, is moved to the least-squares fit of it over the sample, where tokens that chose one of
-/// the two count as much as all others; for equal rows that are never chosen together the move is
-/// 0.
+/// With it, and lift 0, every other expert keeps its weight where weights are normalised or made of
+/// the chosen logits, and for a softmax over all where both were chosen; a softmax over all loses
+/// the mass of the one that was not, so that all weights of the token grow by one factor. Inexact:
+/// a token that had chosen both has a slot free, which its next best expert takes (a positive lift
+/// keeps that one's weight small, at the cost of the others': merge_pair chooses it by what the
+/// layer's outputs move by); sums of sigmoids above kSigmoidSum; and that a row w gives w x and not
+/// the logit above. `base`, the mean of both rows by load, is moved to the least-squares fit of it
+/// over the sample, where tokens that chose one of the two count as much as all others; for equal
+/// rows that are never chosen together the move is 0.
 std::vector<float> fold_rows(const RouterSample& sample, RouteScore score, int64_t i, int64_t j,
-                             std::span<const float> base);
+                             std::span<const float> base, double lift = 0);
 inline constexpr double kSigmoidSum = 0.99;
 
 /// Rows of the two halves of an expert that is split. The tokens that chose it are parted in two of

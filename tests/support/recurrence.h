@@ -6,10 +6,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #include "braid/core/context.h"
 #include "braid/core/sequence_batch.h"
+#include "braid/core/tape.h"
 #include "tests/support/numeric.h"
 
 namespace braid::test {
@@ -20,8 +22,8 @@ inline Context make_context(int threads = 2, Form form = Form::kAuto) {
   return Context({.threads = threads, .poison = true}).with_form(form);
 }
 
-/// Three threads give the bits of one, and each sequence alone, in pieces of several lengths through
-/// a state that is overwritten, gives the bits it has in the batch.
+/// Three threads give the bits of one, and each sequence alone, in pieces of several lengths
+/// through a state that is overwritten, gives the bits it has in the batch.
 ///
 ///   run(ctx)                                 the op over the batch: a struct of y and final_state
 ///   piece(ctx, begin, end, states, single)   its in-place twin over rows [begin, end): y
@@ -50,6 +52,37 @@ void expect_same_bits_however_cut(const Tensor& initial, const SequenceBatch& ba
       EXPECT_TRUE(same_bits(host_tensor(state, last.shape()), last));
     }
   }
+}
+
+/// The gradients of dy . y + d_final . final_state at `leaves`, by the tape; an absent leaf has
+/// none. `run(ctx)` is the op: a struct of y and final_state.
+template <class Run>
+std::vector<Tensor> tape_gradients(Context& base, std::span<Tensor* const> leaves, const Tensor& dy,
+                                   const Tensor& d_final, Run&& run) {
+  Tape tape;
+  Context ctx = base.with_tape(&tape);
+  for (Tensor* leaf : leaves) {
+    if (leaf->defined()) tape.watch(*leaf);
+  }
+  const auto out = run(ctx);
+  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
+  std::vector<Tensor> grads;
+  for (const Tensor* leaf : leaves) grads.push_back(leaf->defined() ? tape.grad(*leaf) : Tensor());
+  return grads;
+}
+
+/// The same at one input of the reference, by complex step. `run()` evaluates it on that input.
+template <class Run>
+std::vector<double> reference_gradient(std::vector<Complex>& field, const Tensor& dy,
+                                       const Tensor& d_final, Run&& run) {
+  std::vector<double> at;
+  for (const Complex& v : field) at.push_back(v.real());
+  const auto dys = values(dy), d_finals = values(d_final);
+  return complex_step(at, [&](const std::vector<Complex>& z) {
+    field = z;
+    const auto out = run();
+    return dot(out.y, dys) + dot(out.final_state, d_finals);
+  });
 }
 
 }  // namespace braid::test

@@ -121,15 +121,10 @@ constexpr const char* kNames[] = {"q", "k", "v", "log_decay", "beta", "initial"}
 
 std::vector<Tensor> gradients_of(Context& base, Problem p, const Tensor& dy,
                                  const Tensor& d_final) {
-  Tape tape;
-  Context ctx = base.with_tape(&tape);
   Tensor* const leaves[] = {&p.in.q, &p.in.k, &p.in.v, &p.in.log_decay, &p.in.beta, &p.initial};
-  for (Tensor* leaf : leaves) tape.watch(*leaf);
-  const auto out = gated_delta_rule(ctx, p.in, p.initial, p.batch, p.options);
-  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
-  std::vector<Tensor> grads;
-  for (const Tensor* leaf : leaves) grads.push_back(tape.grad(*leaf));
-  return grads;
+  return test::tape_gradients(base, leaves, dy, d_final, [&](Context& ctx) {
+    return gated_delta_rule(ctx, p.in, p.initial, p.batch, p.options);
+  });
 }
 
 std::vector<double> complex_gradient(const Problem& p, size_t which, const Tensor& dy,
@@ -138,14 +133,8 @@ std::vector<double> complex_gradient(const Problem& p, size_t which, const Tenso
   std::vector<Complex>* const fields[] = {&in.q,         &in.k,    &in.v,
                                           &in.log_decay, &in.beta, &in.initial};
   std::vector<Complex>& field = *fields[which];
-  std::vector<double> at;
-  for (const Complex& v : field) at.push_back(v.real());
-  const auto dys = values(dy), d_finals = values(d_final);
-  return complex_step(at, [&](const std::vector<Complex>& z) {
-    field = z;
-    const auto out = reference::gated_delta_rule(in);
-    return dot(out.y, dys) + dot(out.final_state, d_finals);
-  });
+  return test::reference_gradient(field, dy, d_final,
+                                  [&] { return reference::gated_delta_rule(in); });
 }
 
 void check_gradients() {

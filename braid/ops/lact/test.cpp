@@ -127,18 +127,9 @@ TEST(Lact, BitsDependOnNeitherCutsNorNeighboursNorThreads) {
 
 std::vector<Tensor> gradients_of(Context& base, Problem p, const Tensor& dy,
                                  const Tensor& d_final) {
-  Tape tape;
-  Context ctx = base.with_tape(&tape);
-  for (Tensor* leaf : leaves(p)) {
-    if (leaf->defined()) tape.watch(*leaf);
-  }
-  const auto out = lact(ctx, p.in, p.initial, p.batch, p.options);
-  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
-  std::vector<Tensor> grads;
-  for (const Tensor* leaf : leaves(p)) {
-    grads.push_back(leaf->defined() ? tape.grad(*leaf) : Tensor());
-  }
-  return grads;
+  return test::tape_gradients(base, leaves(p), dy, d_final, [&](Context& ctx) {
+    return lact(ctx, p.in, p.initial, p.batch, p.options);
+  });
 }
 
 std::vector<double> complex_gradient(const Problem& p, size_t which, const Tensor& dy,
@@ -147,14 +138,7 @@ std::vector<double> complex_gradient(const Problem& p, size_t which, const Tenso
   std::vector<Complex>* const fields[] = {&in.q,  &in.k,  &in.v,  &in.lr,     &in.momentum,
                                           &in.w0, &in.w1, &in.w2, &in.initial};
   std::vector<Complex>& field = *fields[which];
-  std::vector<double> at;
-  for (const Complex& v : field) at.push_back(v.real());
-  const auto dys = values(dy), d_finals = values(d_final);
-  return complex_step(at, [&](const std::vector<Complex>& z) {
-    field = z;
-    const auto out = reference::lact(in);
-    return dot(out.y, dys) + dot(out.final_state, d_finals);
-  });
+  return test::reference_gradient(field, dy, d_final, [&] { return reference::lact(in); });
 }
 
 void check_gradients() {

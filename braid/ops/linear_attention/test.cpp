@@ -127,17 +127,10 @@ constexpr const char* kNames[] = {"q", "k", "v", "log_decay", "initial"};
 
 std::vector<Tensor> gradients_of(Context& base, Problem p, const Tensor& dy,
                                  const Tensor& d_final) {
-  Tape tape;
-  Context ctx = base.with_tape(&tape);
   Tensor* const leaves[] = {&p.in.q, &p.in.k, &p.in.v, &p.in.log_decay, &p.initial};
-  for (Tensor* leaf : leaves) {
-    if (leaf->defined()) tape.watch(*leaf);
-  }
-  const auto out = linear_attention(ctx, p.in, p.initial, p.batch, p.options);
-  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
-  std::vector<Tensor> grads;
-  for (const Tensor* leaf : leaves) grads.push_back(leaf->defined() ? tape.grad(*leaf) : Tensor());
-  return grads;
+  return test::tape_gradients(base, leaves, dy, d_final, [&](Context& ctx) {
+    return linear_attention(ctx, p.in, p.initial, p.batch, p.options);
+  });
 }
 
 std::vector<double> complex_gradient(const Problem& p, size_t which, const Tensor& dy,
@@ -145,14 +138,8 @@ std::vector<double> complex_gradient(const Problem& p, size_t which, const Tenso
   auto in = reference_of<Complex>(p, 0);
   std::vector<Complex>* const fields[] = {&in.q, &in.k, &in.v, &in.log_decay, &in.initial};
   std::vector<Complex>& field = *fields[which];
-  std::vector<double> at;
-  for (const Complex& v : field) at.push_back(v.real());
-  const auto dys = values(dy), d_finals = values(d_final);
-  return complex_step(at, [&](const std::vector<Complex>& z) {
-    field = z;
-    const auto out = reference::linear_attention(in);
-    return dot(out.y, dys) + dot(out.final_state, d_finals);
-  });
+  return test::reference_gradient(field, dy, d_final,
+                                  [&] { return reference::linear_attention(in); });
 }
 
 void check_gradients() {

@@ -149,20 +149,11 @@ constexpr const char* kNames[] = {"x", "dt_raw", "b", "c", "dt_bias", "a_log", "
 
 std::vector<Tensor> gradients_of(Context& base, Problem p, const Tensor& dy,
                                  const Tensor& d_final) {
-  Tape tape;
-  Context ctx = base.with_tape(&tape);
   Tensor* const leaves[] = {&p.in.x,     &p.in.dt_raw, &p.in.b, &p.in.c,   &p.in.dt_bias,
                             &p.in.a_log, &p.in.d,      &p.in.z, &p.initial};
-  for (Tensor* leaf : leaves) {
-    if (leaf->defined()) tape.watch(*leaf);
-  }
-  const SelectiveScanResult out = selective_scan(ctx, p.in, p.initial, p.batch, p.options);
-  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
-  std::vector<Tensor> grads;
-  for (const Tensor* leaf : leaves) {
-    grads.push_back(leaf->defined() ? tape.grad(*leaf) : Tensor());
-  }
-  return grads;
+  return test::tape_gradients(base, leaves, dy, d_final, [&](Context& ctx) {
+    return selective_scan(ctx, p.in, p.initial, p.batch, p.options);
+  });
 }
 
 std::vector<double> complex_gradient(const Problem& p, size_t which, const Tensor& dy,
@@ -171,14 +162,8 @@ std::vector<double> complex_gradient(const Problem& p, size_t which, const Tenso
   std::vector<Complex>* const fields[] = {&in.x,     &in.dt_raw, &in.b, &in.c,      &in.dt_bias,
                                           &in.a_log, &in.d,      &in.z, &in.initial};
   std::vector<Complex>& field = *fields[which];
-  std::vector<double> at;
-  for (const Complex& v : field) at.push_back(v.real());
-  const auto dys = test::values(dy), d_finals = test::values(d_final);
-  return test::complex_step(at, [&](const std::vector<Complex>& z) {
-    field = z;
-    const auto out = reference::selective_scan(in);
-    return test::dot(out.y, dys) + test::dot(out.final_state, d_finals);
-  });
+  return test::reference_gradient(field, dy, d_final,
+                                  [&] { return reference::selective_scan(in); });
 }
 
 void check_gradients(const Problem& p, const Tensor& dy, const Tensor& d_final, const char* name) {

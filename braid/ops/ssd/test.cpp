@@ -160,23 +160,15 @@ TEST(Ssd, StepsArePreciseAtBothEndsOfTheSoftplus) {
 }
 
 // Gradients of <y, dy> + <final, d_final> with respect to every input.
-struct Gradients {
-  std::vector<Tensor> grads;
-  static constexpr const char* kNames[] = {"x",       "b",     "c", "dt_raw",
-                                           "dt_bias", "a_log", "d", "initial"};
-};
+constexpr const char* kNames[] = {"x", "b", "c", "dt_raw", "dt_bias", "a_log", "d", "initial"};
 
-Gradients gradients_of(Context& base, Problem p, const Tensor& dy, const Tensor& d_final) {
-  Tape tape;
-  Context ctx = base.with_tape(&tape);
+std::vector<Tensor> gradients_of(Context& base, Problem p, const Tensor& dy,
+                                 const Tensor& d_final) {
   Tensor* const leaves[] = {&p.in.x,       &p.in.b,     &p.in.c, &p.in.dt_raw,
                             &p.in.dt_bias, &p.in.a_log, &p.in.d, &p.initial};
-  for (Tensor* leaf : leaves) tape.watch(*leaf);
-  const SsdResult out = ssd(ctx, p.in, p.initial, p.batch, p.options);
-  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
-  Gradients result;
-  for (const Tensor* leaf : leaves) result.grads.push_back(tape.grad(*leaf));
-  return result;
+  return test::tape_gradients(base, leaves, dy, d_final, [&](Context& ctx) {
+    return ssd(ctx, p.in, p.initial, p.batch, p.options);
+  });
 }
 
 std::vector<double> complex_gradient(const Problem& p, int which, const Tensor& dy,
@@ -185,14 +177,7 @@ std::vector<double> complex_gradient(const Problem& p, int which, const Tensor& 
   std::vector<Complex>* const fields[] = {&in.x,       &in.b,     &in.c, &in.dt_raw,
                                           &in.dt_bias, &in.a_log, &in.d, &in.initial};
   std::vector<Complex>& field = *fields[which];
-  std::vector<double> at;
-  for (const Complex& v : field) at.push_back(v.real());
-  const auto dys = test::values(dy), d_finals = test::values(d_final);
-  return test::complex_step(at, [&](const std::vector<Complex>& z) {
-    field = z;
-    const auto out = reference::ssd(in);
-    return test::dot(out.y, dys) + test::dot(out.final_state, d_finals);
-  });
+  return test::reference_gradient(field, dy, d_final, [&] { return reference::ssd(in); });
 }
 
 void check_gradients() {
@@ -211,14 +196,14 @@ void check_gradients() {
       const Tensor dy = test::randn(p.in.x.shape(), 31),
                    d_final = test::randn(p.initial.shape(), 32);
       Context ctx = make_context(2, form);
-      const Gradients got = gradients_of(ctx, p, dy, d_final);
+      const std::vector<Tensor> got = gradients_of(ctx, p, dy, d_final);
       for (int i = 0; i < 8; ++i) {
-        const std::string what = std::string(c.name) + " d" + Gradients::kNames[i];
+        const std::string what = std::string(c.name) + " d" + kNames[i];
         // Terms in the sum: parameters gather from all tokens and the whole state of a head.
         const bool parameter = 4 <= i && i < 7;
         const int64_t terms =
             parameter ? p.batch.tokens() * c.options.head_dim * c.options.state : 64;
-        test::expect_close(got.grads[static_cast<size_t>(i)], complex_gradient(p, i, dy, d_final),
+        test::expect_close(got[static_cast<size_t>(i)], complex_gradient(p, i, dy, d_final),
                            test::tolerance(DType::kF32, terms), what.c_str());
       }
     }
@@ -235,17 +220,16 @@ TEST(Ssd, GradientsOfPackedSequencesAreThoseOfEachAndOfBothForms) {
     const Problem p = make_problem(c, 41);
     const Tensor dy = test::randn(p.in.x.shape(), 51), d_final = test::randn(p.initial.shape(), 52);
     Context recurrent = make_context(1, Form::kRecurrent);
-    const Gradients want = gradients_of(recurrent, p, dy, d_final);
+    const std::vector<Tensor> want = gradients_of(recurrent, p, dy, d_final);
     for (const Form form : kForms) {
       Context ctx = make_context(3, form);
-      const Gradients got = gradients_of(ctx, p, dy, d_final);
+      const std::vector<Tensor> got = gradients_of(ctx, p, dy, d_final);
       for (size_t i = 0; i < 8; ++i) {
-        const std::string what = std::string(c.name) + " d" + Gradients::kNames[i];
+        const std::string what = std::string(c.name) + " d" + kNames[i];
         if (form == Form::kRecurrent) {
-          EXPECT_TRUE(test::same_bits(got.grads[i], want.grads[i])) << what;
+          EXPECT_TRUE(test::same_bits(got[i], want[i])) << what;
         } else {
-          test::expect_close(got.grads[i], want.grads[i], test::tolerance(DType::kF32, 200),
-                             what.c_str());
+          test::expect_close(got[i], want[i], test::tolerance(DType::kF32, 200), what.c_str());
         }
       }
     }
@@ -254,12 +238,12 @@ TEST(Ssd, GradientsOfPackedSequencesAreThoseOfEachAndOfBothForms) {
       const int64_t begin = p.batch.offsets[i], end = p.batch.offsets[i + 1];
       const Problem alone{slice(p.in, begin, end), rows(p.initial, s, s + 1),
                           SequenceBatch::single(end - begin), p.options};
-      const Gradients got =
+      const std::vector<Tensor> got =
           gradients_of(recurrent, alone, rows(dy, begin, end), rows(d_final, s, s + 1));
       for (const size_t j : {0u, 1u, 2u, 3u}) {
-        EXPECT_TRUE(test::same_bits(got.grads[j], rows(want.grads[j], begin, end))) << c.name;
+        EXPECT_TRUE(test::same_bits(got[j], rows(want[j], begin, end))) << c.name;
       }
-      EXPECT_TRUE(test::same_bits(got.grads[7], rows(want.grads[7], s, s + 1))) << c.name;
+      EXPECT_TRUE(test::same_bits(got[7], rows(want[7], s, s + 1))) << c.name;
     }
   }
 }

@@ -148,16 +148,11 @@ constexpr const char* kNames[] = {"r", "log_decay", "k", "v", "a", "b", "initial
 // Gradients of <y, dy> + <final, d_final> with respect to every input.
 std::vector<Tensor> gradients_of(Context& base, Problem p, const Tensor& dy,
                                  const Tensor& d_final) {
-  Tape tape;
-  Context ctx = base.with_tape(&tape);
   Tensor* const leaves[] = {&p.in.r, &p.in.log_decay, &p.in.k,   &p.in.v,
                             &p.in.a, &p.in.b,         &p.initial};
-  for (Tensor* leaf : leaves) tape.watch(*leaf);
-  const Wkv7Result out = wkv7(ctx, p.in, p.initial, p.heads, p.batch);
-  tape.backward(base, {out.y, out.final_state}, {dy, d_final});
-  std::vector<Tensor> grads;
-  for (const Tensor* leaf : leaves) grads.push_back(tape.grad(*leaf));
-  return grads;
+  return test::tape_gradients(base, leaves, dy, d_final, [&](Context& ctx) {
+    return wkv7(ctx, p.in, p.initial, p.heads, p.batch);
+  });
 }
 
 std::vector<double> complex_gradient(const Problem& p, size_t which, const Tensor& dy,
@@ -169,15 +164,9 @@ std::vector<double> complex_gradient(const Problem& p, size_t which, const Tenso
     std::vector<Complex>* const fields[] = {&in.r, &in.log_decay, &in.k,    &in.v,
                                             &in.a, &in.b,         &in.state};
     std::vector<Complex>& field = *fields[which];
-    std::vector<double> at;
-    for (const Complex& v : field) at.push_back(v.real());
-    const auto dys = test::values(dy.slice_rows(p.batch.offsets[i], p.batch.offsets[i + 1]));
-    const auto d_finals = test::values(d_final.slice_rows(s, s + 1));
-    const auto one = test::complex_step(at, [&](const std::vector<Complex>& z) {
-      field = z;
-      const auto out = reference::wkv7(in);
-      return test::dot(out.y, dys) + test::dot(out.final_state, d_finals);
-    });
+    const auto one =
+        test::reference_gradient(field, dy.slice_rows(p.batch.offsets[i], p.batch.offsets[i + 1]),
+                                 d_final.slice_rows(s, s + 1), [&] { return reference::wkv7(in); });
     all.insert(all.end(), one.begin(), one.end());
   }
   return all;

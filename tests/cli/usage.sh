@@ -69,7 +69,7 @@ refuses 2 "want cpu, cuda or cuda:INDEX" run --model "$m" --tokens 1 --device tp
 refuses 2 "want cpu, cuda or cuda:INDEX" run --model "$m" --tokens 1 --device cuda:-1
 
 # Stack specs, with the column of what is wrong.
-refuses 2 "--model DIR or --stack SPEC" inspect
+refuses 2 "--model DIR, --stack SPEC or --preset NAME" inspect
 refuses 2 "--width" inspect --stack attn
 refuses 2 "column 1" inspect --width 64 --stack 'frob'
 refuses 2 "column 13: found the end" inspect --width 64 --stack '(attn swiglu'

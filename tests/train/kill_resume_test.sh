@@ -9,7 +9,8 @@ trap 'rm -rf "$folder"' EXIT
 RANDOM=${2:-1}
 
 steps=20
-# Experts bring state of their own: a bias that moves with the loads, and noise.
+# Experts bring state of their own: a bias that moves with the loads, and noise; and two of them are
+# merged now and then.
 stack='swa:12,heads=2 swiglu:hidden=32 moe:4/2,hidden=16,select_bias=1,jitter=0.1,capacity=1'
 words=(the braid of a river runs over under stone light and back)
 for ((i = 0; i < 900; ++i)); do
@@ -20,7 +21,8 @@ done > "$folder/text.txt"
 train() {
   exec "$braid" train --stack "$stack" --width 32 --tokenizer bytes \
     --data "$folder/text.txt" --valid "$folder/text.txt" --eval-every 5 --length 32 --batch 4 \
-    --steps "$steps" --warmup 4 --save-every 3 --dtype f32 --out "$1" "${@:2}"
+    --steps "$steps" --warmup 4 --save-every 3 --merge-every 4 \
+    --merge-threshold 2 --dtype f32 --out "$1" "${@:2}"
 }
 
 (train "$folder/whole" --threads 2)

@@ -1,20 +1,15 @@
 #include <fmt/core.h>
 
-#include <filesystem>
-
-#include "braid/model/tokenizer/tokenizer.h"
-#include "braid/train/document_encoder.h"
 #include "braid/train/evaluate.h"
 #include "braid/train/loader.h"
 #include "braid/train/tasks/task_source.h"
 #include "tools/braid/commands.h"
 #include "tools/braid/experts.h"
+#include "tools/braid/model_text.h"
 #include "tools/braid/progress.h"
 
 namespace braid {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct EvalFlags {
   std::string model, task;
@@ -25,26 +20,6 @@ struct EvalFlags {
   AdaptFlags adapt;
   ExpertFlags experts;
   DeviceFlags device;
-};
-
-// A folder for the token files of this call, removed with it.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "braid-eval-XXXXXX").string();
-    check(::mkdtemp(name.data()) != nullptr, ErrorKind::kIo, "cannot create {}", name);
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
 };
 
 Evaluation eval_set(Context& ctx, const EvalFlags& flags, const SharedModel& model,
@@ -77,18 +52,8 @@ std::string eval_task(Context& ctx, const EvalFlags& flags, const SharedModel& m
 }
 
 std::string eval_text(Context& ctx, const EvalFlags& flags, const SharedModel& model) {
-  constexpr int64_t kLongestDefault = 2048;
-  TextSetOptions options = flags.text;
-  if (options.length == 0) {
-    const int64_t context = model.stack().config().max_context;
-    options.length = context > 0 ? std::min(context, kLongestDefault) : kLongestDefault;
-  }
-  const TemporaryFolder cache;
-  const auto encoder = document_encoder(Tokenizer::load(flags.model),
-                                        static_cast<int32_t>(model.stack().config().vocab));
-  const std::vector<fs::path> paths(flags.data.begin(), flags.data.end());
-  const Dataset data = Dataset::open(paths, encoder, ctx.threads(), cache.path());
-  const Evaluation e = eval_set(ctx, flags, model, TextSet(data, options));
+  const ModelText data(ctx, flags.model, model.stack().config(), flags.data, flags.text);
+  const Evaluation e = eval_set(ctx, flags, model, data.set());
   std::string text = fmt::format(
       "loss {:.6f}\nperplexity {:.4f}\nbits_per_byte {:.6f}\ntokens {}\nbytes {:.0f}\n"
       "accuracy {:.6f}\n",

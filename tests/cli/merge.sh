@@ -15,12 +15,12 @@ grep -q "merged into" "$err" || fail "train does not tell of merges: '$(<"$err")
 works merge-experts --model made --data text.txt --max-loss-increase 1000 --threshold 2 --out small
 same "what was merged" "$(grep -c '^merged' "$out")" 2
 same "the stack" "$(grep ^stack "$out")" "stack swa:8,heads=2 moe:2/2,hidden=16"
-loss=$(sed -n 's/.* less; loss .* -> \([0-9.]*\) .*/\1/p' "$out")
+loss=$(sed -n 's/^merges .*; loss .* -> \([0-9.]*\) .*/\1/p' "$out")
 works eval --model small --data text.txt
 same "the loss that was measured" "$(head -1 "$out")" "loss $loss"
 [[ -e small/tokenizer.json ]] || fail "the merged model has no tokenizer"
 works merge-experts --model made --data text.txt --max-loss-increase 0 --threshold 0 --out same
-grep -q "^0 experts less" "$out" || fail "merge-experts says '$(tail -2 "$out")'"
+grep -q "^merges 0;" "$out" || fail "merge-experts says '$(tail -2 "$out")'"
 works eval --model made --data text.txt
 cp "$out" loss
 works eval --model same --data text.txt

@@ -55,7 +55,7 @@ void merge(const MergeFlags& flags) {
                     {.on_survey = [](const Evaluation& e, const auto& l) { print(e, l); },
                      .on_attempt = [](const MergeAttempt& attempt) { print(attempt); }});
   model.save(flags.out);
-  write_stdout(fmt::format("{} experts less; {}\nstack {}\n", result.merges,
+  write_stdout(fmt::format("merges {}; {}\nstack {}\n", result.merges,
                            loss_change(result.loss_before, result.loss_after),
                            print_stack(model.config().sublayers)));
 }

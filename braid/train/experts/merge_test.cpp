@@ -163,6 +163,54 @@ TEST(MergeExperts, StopsAtTheLimitAndKeepsWhatAllTokensNeed) {
   EXPECT_EQ(expert_layers(*model.build(run.ctx))[0].experts(), 2);
 }
 
+// Random tokens, for models without a text.
+class RandomTokens final : public EvaluationSet {
+ public:
+  explicit RandomTokens(int64_t vocab) : vocab_(static_cast<uint64_t>(vocab)) {}
+  std::string name() const override { return "random"; }
+  int64_t sequences() const override { return 3; }
+  int64_t length(int64_t) const override { return 20; }
+  void append(int64_t sequence, TrainingBatch& batch) const override {
+    const Rng rng(static_cast<uint64_t>(sequence));
+    for (uint64_t i = 0; i < 20; ++i) {
+      batch.tokens.push_back(static_cast<int32_t>(rng.below(i, vocab_)));
+      batch.targets.push_back(static_cast<int32_t>(rng.below(i + 1, vocab_)));
+    }
+    batch.batch.add(20);
+  }
+
+ private:
+  uint64_t vocab_;
+};
+
+// Published families, whose tensors have other names and lie together: what is saved is native and
+// the model that was measured.
+TEST(MergeExperts, TakesPublishedModels) {
+  const Folder folder("braid-merge-families");
+  for (const char* name : {"mixtral", "qwen3_moe", "jamba", "granitemoehybrid"}) {
+    SCOPED_TRACE(name);
+    Context ctx({.threads = 2, .poison = true});
+    const Checkpoint checkpoint =
+        Checkpoint::open(fs::path(BRAID_SOURCE_DIR) / "tests/golden" / name);
+    const RandomTokens set(checkpoint.config().vocab);
+    EditedModel model(checkpoint);
+    const MergeResult result =
+        merge_experts(ctx, model, set, {.max_loss_increase = 1e3, .threshold = 2, .max_merges = 2});
+    EXPECT_EQ(result.merges, 2);
+    model.save(folder.path() / name);
+    const Checkpoint saved = Checkpoint::open(folder.path() / name);
+    Stack loaded(saved.config());
+    loaded.load(ctx, saved);
+    EXPECT_EQ(evaluate(ctx, loaded, set).loss, result.loss_after);
+    int64_t before = 0, after = 0;
+    for (const ExpertLayer& layer : expert_layers(Stack(checkpoint.config()))) {
+      before += layer.experts();
+    }
+    for (const ExpertLayer& layer : expert_layers(loaded)) after += layer.experts();
+    EXPECT_EQ(after, before - 2);
+  }
+}
+
 TEST(MergeExperts, RefusesWhatMakesNoSense) {
   const auto refused = [](const MergeExpertsOptions& options) {
     EXPECT_THROW(check_options(options), Error);

@@ -173,6 +173,90 @@ TEST(Moe, HasTheUsualDefaults) {
   EXPECT_EQ(layer.parameter("experts.7.gate_up.weight").shape, (Shape{64, kWidth}));
 }
 
+// What changes y, by row.
+std::vector<int64_t> changed_rows(const Tensor& a, const Tensor& b) {
+  std::vector<int64_t> rows;
+  for (int64_t n = 0; n < a.rows(); ++n) {
+    if (!same_bits(a.slice_rows(n, n + 1), b.slice_rows(n, n + 1))) rows.push_back(n);
+  }
+  return rows;
+}
+
+TEST(MoeReroute, BeginsAsPlainRouting) {
+  const Tensor x = randn({60, kWidth}, 6);
+  Layer plain("8/2", {{"select_bias", "1"}}),
+      again("8/2", {{"select_bias", "1"}, {"reroute", "1"}});
+  for (Parameter* p : plain.moe->parameters()) {  // each has its own stream of numbers
+    initialize_parameter(again.ctx, again.parameter(p->name), Rng(p->shape.count()), {});
+    initialize_parameter(plain.ctx, *p, Rng(p->shape.count()), {});
+  }
+  ExpertLoads a, b;
+  EXPECT_TRUE(same_bits(plain.run(x, {.loads = &a}), again.run(x, {.loads = &b})));
+  EXPECT_EQ(a.layers[0].tokens, b.layers[0].tokens);
+  EXPECT_EQ(a.layers[0].reroutable, 0);
+  EXPECT_EQ(b.layers[0].reroutable, 60);
+  EXPECT_EQ(b.layers[0].rerouted, 60);  // no two probabilities are 1 apart
+}
+
+TEST(MoeReroute, OnlyCloseChoicesAreMadeAgain) {
+  const Tensor x = randn({60, kWidth}, 6);
+  Tensor outputs[3];
+  int64_t rerouted[3] = {};
+  for (int i = 0; i < 3; ++i) {
+    Layer layer("8/2", {{"reroute", std::vector<std::string>{"0", "0.002", "1"}[i]}});
+    Parameter& added = layer.parameter("reroute.weight");
+    added.init = init_normal(1);
+    initialize_parameter(layer.ctx, added, Rng(9), {});
+    ExpertLoads loads;
+    outputs[i] = layer.run(x, {.loads = &loads});
+    rerouted[i] = loads.layers[0].rerouted;
+  }
+  EXPECT_EQ(rerouted[0], 0);
+  EXPECT_GT(rerouted[1], 10);
+  EXPECT_LT(rerouted[1], 50);
+  EXPECT_EQ(rerouted[2], 60);
+  // With other logits a token has other weights.
+  const std::vector<int64_t> some = changed_rows(outputs[0], outputs[1]);
+  EXPECT_EQ(std::ssize(some), rerouted[1]);
+  EXPECT_EQ(std::ssize(changed_rows(outputs[0], outputs[2])), 60);
+  for (const int64_t n : some) {
+    EXPECT_TRUE(same_bits(outputs[1].slice_rows(n, n + 1), outputs[2].slice_rows(n, n + 1))) << n;
+  }
+}
+
+TEST(MoeReroute, SummarisesWhatCameBefore) {
+  Layer layer("8/2", {{"reroute", "1"}, {"context", "3"}, {"window", "16"}});
+  const Parameter& decay = layer.parameter("context_decay");
+  for (int i = 0; i < 3; ++i) {  // memories of 1, 4 and 16 tokens
+    EXPECT_NEAR(std::log1p(std::exp(values(decay.value)[static_cast<size_t>(i)])),
+                std::pow(4.0, -i), 1e-6);
+  }
+  ASSERT_EQ(layer.moe->state_spec().size(), 1u);
+  EXPECT_EQ(layer.moe->state_spec()[0].shape, (Shape{1, 3}));
+  EXPECT_TRUE(Layer("8/2").moe->state_spec().empty());
+  EXPECT_DOUBLE_EQ(layer.moe->matmul_flops() - Layer("8/2").moe->matmul_flops(),
+                   2 * 3 * (kWidth + 8));
+
+  const Tensor x = randn({7, kWidth}, 8);
+  const SequenceBatch batch = SequenceBatch::single(7);
+  Stream stream(batch);
+  State state(layer.ctx.shared_api(), {layer.moe->state_spec()});
+  State* states[] = {&state};
+  const LayerState view(states, 0, batch);
+  layer.moe->forward(layer.ctx, x, stream, &view);
+  const std::vector<double> P = values(layer.parameter("context.weight").value), rows = values(x);
+  for (size_t c = 0; c < 3; ++c) {
+    const double delta = std::pow(4.0, -static_cast<double>(c));
+    double s = 0;
+    for (size_t t = 0; t < 7; ++t) {
+      double read = 0;
+      for (size_t i = 0; i < kWidth; ++i) read += P[c * kWidth + i] * rows[t * kWidth + i];
+      s = std::exp(-delta) * s + delta * read;
+    }
+    EXPECT_NEAR(state.fixed(0, 0)[c], s, test::tolerance(DType::kF32, kWidth)) << c;
+  }
+}
+
 TEST(Moe, RefusesWhatDoesNotFit) {
   const auto refuses = [](const std::string& choice, std::vector<SpecArg> options,
                           std::string_view why) {
@@ -190,6 +274,10 @@ TEST(Moe, RefusesWhatDoesNotFit) {
   refuses("8/2", {{"dropout", "1"}}, "dropout is \"1\", want a number from 0 to 0.99");
   refuses("8/2", {{"capacity", "-1"}}, "capacity is \"-1\"");
   refuses("8/2", {{"experts", "8"}}, "experts is given twice");
+  refuses("8/8", {{"reroute", "0.1"}}, "want more experts to choose among than a token chooses");
+  refuses("8/2", {{"groups", "4"}, {"keep", "1"}, {"reroute", "0.1"}}, "want more experts");
+  refuses("8/2", {{"reroute", "-1"}}, "reroute is \"-1\"");
+  refuses("8/2", {{"context", "8"}}, "unknown option context, want one of");
 }
 
 }  // namespace

@@ -155,7 +155,7 @@ constexpr SublayerEntry kRegistry[] = {
      "plain feed-forward with relu^2, relu, GELU or SiLU"},
     {"moe",
      &make<MoeFfn>,
-     {.mixer = false, .chooses = true},
+     {.mixer = false, .state_gradients = true, .chooses = true},
      "moe:8/2,hidden=32",
      "mixture of experts: E feed-forwards, of which a token is read by k"},
 };

@@ -36,11 +36,12 @@ nlohmann::json line_of(const StepReport& r) {
     line["load_peaks"] = r.load_peaks;
     line["dropped"] = r.dropped;
   }
+  if (r.rerouted) line["rerouted"] = *r.rerouted;
   return line;
 }
 
 void report_loads(const ExpertLoads& loads, StepReport& report) {
-  int64_t choices = 0;
+  int64_t choices = 0, rerouted = 0, reroutable = 0;
   for (const ExpertLoads::Layer& layer : loads.layers) {
     const int64_t sum = std::accumulate(layer.tokens.begin(), layer.tokens.end(), int64_t{0});
     const double mean = static_cast<double>(sum) / static_cast<double>(layer.tokens.size());
@@ -48,9 +49,14 @@ void report_loads(const ExpertLoads& loads, StepReport& report) {
     report.load_peaks.push_back(sum == 0 ? 1.0 : most / mean);
     report.dropped += layer.dropped;
     choices += sum;
+    rerouted += layer.rerouted;
+    reroutable += layer.reroutable;
   }
   report.dropped_share =
       static_cast<double>(report.dropped) / static_cast<double>(std::max<int64_t>(choices, 1));
+  if (reroutable > 0) {
+    report.rerouted = static_cast<double>(rerouted) / static_cast<double>(reroutable);
+  }
 }
 
 nlohmann::json line_of(int64_t step, const EvaluationSet& set, const Evaluation& e) {

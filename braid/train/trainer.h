@@ -42,6 +42,8 @@ struct StepReport {
   std::vector<double> load_peaks;
   int64_t dropped = 0;       // choices of experts that a capacity left out, over all sublayers
   double dropped_share = 0;  // of all choices
+  /// Tokens that routers decided on again, of those that they could have; none: no such routers.
+  std::optional<double> rerouted;
 };
 
 /// Who wants to look on. Either may be empty.

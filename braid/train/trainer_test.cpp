@@ -281,6 +281,23 @@ TEST(Trainer, ExpertsAreCountedOnceWhereTheyAreRecomputed) {
       EXPECT_LE(peak, 4.0);
     }
     EXPECT_GT(line.at("dropped").get<int64_t>(), 0);
+    EXPECT_FALSE(line.contains("rerouted"));
+  }
+}
+
+TEST(Trainer, TellsHowManyTokensAreRerouted) {
+  const Folder folder("braid-reroute");
+  const char* stack = "attn:heads=4 moe:8/2,hidden=32,reroute=0.01 attn:heads=4 moe:4/1,hidden=32";
+  const fs::path plain = folder.path() / "plain", again = folder.path() / "again";
+  SmallRun(plain, folder.path(), 2, stack, false).trainer().run(3);
+  SmallRun(again, folder.path(), 2, stack, true).trainer().run(3);
+  const std::vector<std::string> lines = metrics_of(plain);
+  EXPECT_EQ(metrics_of(again), lines);
+  ASSERT_EQ(lines.size(), 3u);
+  for (const std::string& text : lines) {
+    const double share = nlohmann::json::parse(text).at("rerouted");
+    EXPECT_GT(share, 0.0);
+    EXPECT_LT(share, 1.0);
   }
 }
 

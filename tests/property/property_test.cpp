@@ -184,6 +184,17 @@ constexpr SublayerEntry kVariants[] = {
      {.state_gradients = true},
      "lact:heads=4,hidden=24,chunk=10,silu=0,theta=0,lr=0.01",
      ""},
+    {"moe_reroute",
+     nullptr,
+     {.mixer = false},
+     "moe:8/2,hidden=32,reroute=0.004,context=12,window=20",
+     ""},
+    {"moe_reroute_groups",
+     nullptr,
+     {.mixer = false},
+     "moe:12/3,hidden=16,router=sigmoid,groups=4,keep=2,select_bias=1,shared=1,reroute=0.02,"
+     "context=5",
+     ""},
     {"swiglu_scales", nullptr, {.mixer = false}, "swiglu:hidden=96,gate_scale=1.2", ""},
 };
 

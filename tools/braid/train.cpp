@@ -74,6 +74,7 @@ TrainerObserver observer_of(ProgressLine& line, int64_t steps) {
                 if (r.dropped > 0) {
                   detail += fmt::format("  {:.1f}% dropped", 100 * r.dropped_share);
                 }
+                if (r.rerouted) detail += fmt::format("  {:.0f}% rerouted", 100 * *r.rerouted);
                 line.update(r.step, steps, detail);
               },
           .on_evaluation =

@@ -87,6 +87,7 @@ MoeFfn::MoeFfn(const SublayerConfig& config, SpecOptions& options) : config_(con
     bias_ =
         Parameter{.name = "router.bias", .shape = {E}, .frozen = true, .init = init_constant(0)};
   }
+  if (options.has("reroute")) reroute_.emplace(config, E, routing_, options);
   in_.reserve(static_cast<size_t>(E));
   out_.reserve(static_cast<size_t>(E));
   for (int64_t e = 0; e < E; ++e) {
@@ -163,7 +164,21 @@ ExpertList MoeFfn::own_experts() const {
           }};
 }
 
-Tensor MoeFfn::routed(Context& ctx, const Tensor& x, Stream& stream) const {
+Tensor MoeFfn::decide(Context& ctx, const Tensor& x, const Tensor& logits, Stream& stream,
+                      const LayerState* state) const {
+  if (!reroute_) return logits;
+  const Reroute::Decided decided =
+      reroute_->decide(ctx, x, logits, bias_ ? bias_->value : Tensor(), stream.batch(), state);
+  if (ExpertLoads* loads = stream.options().loads) {
+    const Tensor uncertain = ctx.to_host(decided.uncertain);
+    const float* u = uncertain.f32();
+    loads->add_rerouted(config_.ordinal, std::count(u, u + x.rows(), 1.0f), x.rows());
+  }
+  return decided.logits;
+}
+
+Tensor MoeFfn::routed(Context& ctx, const Tensor& x, Stream& stream,
+                      const LayerState* state) const {
   const std::optional<Rng>& noise = stream.options().noise;
   const auto layer = static_cast<uint64_t>(config_.ordinal);
   RouteOptions routing = routing_;
@@ -173,8 +188,8 @@ Tensor MoeFfn::routed(Context& ctx, const Tensor& x, Stream& stream) const {
     seen = times_noise(ctx, x, noise->fork(kJitterStream).fork(layer),
                        [this](float u) { return 1 + jitter_ * (2 * u - 1); });
   }
-  const Routing to = route(ctx, router_.forward(ctx, seen), bias_ ? bias_->value : Tensor(),
-                           stream.batch(), routing);
+  const Tensor logits = decide(ctx, x, router_.forward(ctx, seen), stream, state);
+  const Routing to = route(ctx, logits, bias_ ? bias_->value : Tensor(), stream.batch(), routing);
   if (ExpertLoads* loads = stream.options().loads) {
     const Tensor load = ctx.to_host(to.load);
     loads->add(config_.ordinal, {load.data<int32_t>(), static_cast<size_t>(load.count())},
@@ -189,8 +204,9 @@ Tensor MoeFfn::routed(Context& ctx, const Tensor& x, Stream& stream) const {
                      [this](float u) { return u < dropout_ ? 0 : 1 / (1 - dropout_); });
 }
 
-Tensor MoeFfn::forward(Context& ctx, const Tensor& x, Stream& stream, const LayerState*) const {
-  const Tensor y = routed(ctx, x, stream);
+Tensor MoeFfn::forward(Context& ctx, const Tensor& x, Stream& stream,
+                       const LayerState* state) const {
+  const Tensor y = routed(ctx, x, stream, state);
   if (!shared_) return y;
   Tensor beside = shared_->forward(ctx, x);
   if (shared_gate_) {
@@ -200,10 +216,13 @@ Tensor MoeFfn::forward(Context& ctx, const Tensor& x, Stream& stream, const Laye
   return add(ctx, y, beside);
 }
 
+StateSpec MoeFfn::state_spec() const { return reroute_ ? reroute_->state_spec() : StateSpec{}; }
+
 std::vector<Parameter*> MoeFfn::parameters() {
   std::vector<Parameter*> out;
   router_.collect(out);
   if (bias_) out.push_back(&*bias_);
+  if (reroute_) reroute_->collect(out);
   for (size_t e = 0; e < in_.size(); ++e) {
     in_[e].collect(out);
     out_[e].collect(out);
@@ -220,6 +239,7 @@ double MoeFfn::matmul_flops() const {
   const double expert = in_[0].matmul_flops() + out_[0].matmul_flops();
   double flops = router_.matmul_flops() + static_cast<double>(routing_.top_k) * expert;
   if (shared_) flops += shared_->in.matmul_flops() + shared_->out.matmul_flops();
+  if (reroute_) flops += reroute_->matmul_flops();
   if (shared_gate_) flops += shared_gate_->matmul_flops();
   return flops;
 }

@@ -3,6 +3,7 @@
 #include <optional>
 #include <vector>
 
+#include "braid/nn/ffns/reroute.h"
 #include "braid/nn/modules.h"
 #include "braid/nn/sublayer.h"
 #include "braid/ops/experts/experts.h"
@@ -25,6 +26,8 @@ namespace braid {
 ///   select_bias    0 | 1: a bias of the choice alone, which balances the loads (0)
 ///   shared         S, a dense expert of width S F beside the chosen ones (0)
 ///   shared_hidden  its width instead; shared_gate  0 | 1: times g = sigmoid(x w) (0)
+///   reroute        TAU: choices that a margin below it decides are made again with a summary of
+///                  the tokens before (absent: never); context, window: see Reroute
 /// and, in training alone:
 ///   aux, seq_aux, z  coefficients of the balance, sequence and z losses (0)
 ///   balance        how far the bias moves a step (0.001)
@@ -35,7 +38,8 @@ namespace braid {
 /// Parameters: router.weight (E, D), always float32; router.bias (E), frozen, with select_bias;
 /// experts.I.gate_up.weight (2F, D), the gate's rows first, or experts.I.up.weight (F, D);
 /// experts.I.down.weight (D, F); shared.gate_up or shared.up, shared.down; shared_gate (1, D).
-/// Outside training a token's result depends on nothing else in the batch. What is optional and how
+/// Outside training a token's result depends on nothing else in the batch, and without `reroute` on
+/// no other token. What is optional and how
 /// it is derived: braid/ops/route/README.md; sources in route.h. The shared expert: Dai et al.,
 /// arXiv:2401.06066; its gate: Qwen2 (arXiv:2407.10671).
 class MoeFfn final : public Sublayer {
@@ -44,6 +48,7 @@ class MoeFfn final : public Sublayer {
 
   Tensor forward(Context& ctx, const Tensor& x, Stream& stream,
                  const LayerState* state) const override;
+  StateSpec state_spec() const override;
   std::vector<Parameter*> parameters() override;
   double matmul_flops() const override;
   /// bias_e += balance * sign(mean - tokens_e).
@@ -64,7 +69,10 @@ class MoeFfn final : public Sublayer {
   Linear expert_in(const std::string& name, int64_t width) const;
   Linear expert_out(const std::string& name, int64_t width) const;
   ExpertList own_experts() const;
-  Tensor routed(Context& ctx, const Tensor& x, Stream& stream) const;
+  Tensor routed(Context& ctx, const Tensor& x, Stream& stream, const LayerState* state) const;
+  // The logits (N, E) that decide.
+  Tensor decide(Context& ctx, const Tensor& x, const Tensor& logits, Stream& stream,
+                const LayerState* state) const;
 
   SublayerConfig config_;
   int64_t experts_count_ = 0;  // E
@@ -73,6 +81,7 @@ class MoeFfn final : public Sublayer {
   float balance_ = 0, jitter_ = 0, dropout_ = 0;
   Linear router_;
   std::optional<Parameter> bias_;
+  std::optional<Reroute> reroute_;
   std::vector<Linear> in_, out_;  // (E)
   std::optional<Dense> shared_;
   std::optional<Linear> shared_gate_;

@@ -149,18 +149,22 @@ float sum_of_slots(const RouteDims& dims, const float* slots) {
   return sum + kSmallestSum;
 }
 
+// The scores of one token, in `own` (E) or the logits themselves.
+const float* route_scores(const RouteDims& dims, const float* logits, float* own) {
+  if (dims.options.score == RouteScore::kSelected) return logits;
+  if (dims.options.score == RouteScore::kSigmoid) {
+    HWY_DYNAMIC_DISPATCH(route_sigmoid)(dims.experts, logits, own);
+  } else {
+    HWY_DYNAMIC_DISPATCH(route_softmax)(dims.experts, logits, own);
+  }
+  return own;
+}
+
 void route_row(const RouteDims& dims, const float* logits, const float* bias, float* scratch,
                int32_t* chosen, float* weights) {
   const int64_t E = dims.experts, k = dims.k();
   float *own = scratch, *biased = own + E, *spare = biased + E;
-  const float* scores = own;
-  if (dims.options.score == RouteScore::kSelected) {
-    scores = logits;
-  } else if (dims.options.score == RouteScore::kSigmoid) {
-    HWY_DYNAMIC_DISPATCH(route_sigmoid)(E, logits, own);
-  } else {
-    HWY_DYNAMIC_DISPATCH(route_softmax)(E, logits, own);
-  }
+  const float* scores = route_scores(dims, logits, own);
   if (bias != nullptr) HWY_DYNAMIC_DISPATCH(route_add)(E, scores, bias, biased);
   choose(dims, bias != nullptr ? biased : scores, spare, chosen);
   slot_scores(dims, scores, chosen, spare, weights);
@@ -194,6 +198,25 @@ void route(ThreadPool& threads, const RouteDims& dims, const float* logits, cons
   for (int64_t i = 0; i < dims.tokens * k; ++i) {
     if (chosen[i] >= 0) ++load[chosen[i]];
   }
+}
+
+void route_uncertain(ThreadPool& threads, const RouteDims& dims, float margin, const float* logits,
+                     const float* bias, float* scratch, float* uncertain) {
+  const int64_t E = dims.experts, k = dims.k();
+  threads.parallel_for(dims.tokens, grain_of(dims), [&](int64_t begin, int64_t end, int worker) {
+    float *own = scratch + worker * dims.scratch(), *biased = own + E, *spare = biased + E;
+    // Behind the k + 2 groups of floats that a choice takes.
+    auto* chosen = reinterpret_cast<int32_t*>(spare + k + 2 * dims.options.groups);
+    for (int64_t n = begin; n < end; ++n) {
+      const float* row = logits + n * dims.stride;
+      uncertain[n] = 0;
+      if (!HWY_DYNAMIC_DISPATCH(route_finite)(E, row)) continue;
+      const float* scores = route_scores(dims, row, own);
+      if (bias != nullptr) HWY_DYNAMIC_DISPATCH(route_add)(E, scores, bias, biased);
+      choose(dims, bias != nullptr ? biased : scores, spare, chosen);
+      uncertain[n] = spare[k - 2] - spare[k - 1] < margin ? 1.0f : 0.0f;
+    }
+  });
 }
 
 void route_limit(ThreadPool&, const RouteDims& dims, int64_t limit, const int32_t* chosen,

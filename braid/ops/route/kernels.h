@@ -31,6 +31,11 @@ namespace cpu {
 void route(ThreadPool& threads, const RouteDims& dims, const float* logits, const float* bias,
            float* scratch, int32_t* chosen, float* weights, int32_t* load, int64_t* bad);
 
+/// uncertain (N) <- 1 where the k-th best choice leads the next by less than `margin`, else 0.
+/// dims.options.top_k is k + 1 here, the choices that are looked at.
+void route_uncertain(ThreadPool& threads, const RouteDims& dims, float margin, const float* logits,
+                     const float* bias, float* scratch, float* uncertain);
+
 /// experts <- chosen with -1 where an expert has its `limit` of tokens already, and weight 0 there.
 /// `taken` is scratch of (E).
 void route_limit(ThreadPool& threads, const RouteDims& dims, int64_t limit, const int32_t* chosen,

@@ -128,6 +128,22 @@ Routed<T> route(const std::vector<T>& logits, const std::vector<double>& bias, i
   return out;
 }
 
+/// 1 where the k-th best choice leads the next by less than `margin`; logits (N, E).
+inline std::vector<double> route_uncertain(const std::vector<double>& logits,
+                                           const std::vector<double>& bias, int64_t experts,
+                                           double margin, RouteOptions o) {
+  const auto k = static_cast<size_t>(o.top_k++);
+  std::vector<double> uncertain;
+  for (auto row = logits.begin(); row != logits.end(); row += experts) {
+    std::vector<double> choice = route_scores(std::vector<double>(row, row + experts), o.score);
+    for (size_t e = 0; e < bias.size(); ++e) choice[e] += bias[e];
+    const std::vector<int32_t> best = choose(choice, o);
+    const auto of = [&](size_t j) { return choice[static_cast<size_t>(best[j])]; };
+    uncertain.push_back(of(k - 1) - of(k) < margin);
+  }
+  return uncertain;
+}
+
 /// The sum of the three auxiliary losses, as route/README.md has them, choices held constant.
 template <class T>
 T route_losses(const std::vector<T>& logits, const std::vector<int32_t>& chosen,

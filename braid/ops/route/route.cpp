@@ -10,6 +10,7 @@ namespace braid {
 namespace {
 
 using Forward = Kernel<&cpu::route>;
+using Uncertain = Kernel<&cpu::route_uncertain>;
 using Limit = Kernel<&cpu::route_limit>;
 using Pressure = Kernel<&cpu::route_pressure>;
 using Backward = Kernel<&cpu::route_vjp>;
@@ -17,14 +18,11 @@ using Backward = Kernel<&cpu::route_vjp>;
 // Fewer than four tokens an expert are never the limit.
 constexpr double kLeastCapacity = 4;
 
-void check_arguments(const Tensor& logits, const Tensor& bias, const SequenceBatch& batch,
-                     const RouteOptions& o) {
+void check_arguments(const Tensor& logits, const Tensor& bias, const RouteOptions& o) {
   check(logits.rank() == 2 && logits.dim(1) > 0 && logits.dtype() == DType::kF32,
         "route: logits are {} {}, want f32 (N, E)", to_string(logits.dtype()),
         to_string(logits.shape()));
   const int64_t E = logits.dim(1);
-  check(batch.tokens() == logits.rows(), "route: a batch of {} tokens for {} rows of logits",
-        batch.tokens(), logits.rows());
   check(!bias.defined() || (bias.shape() == Shape{E} && bias.dtype() == DType::kF32),
         "route: selection_bias is {} {}, want f32 ({})", to_string(bias.dtype()),
         to_string(bias.shape()), E);
@@ -86,7 +84,9 @@ Tensor vjp(Context& ctx, const Saved& saved, const Tensor& dy) {
 
 Routing route(Context& ctx, const Tensor& logits, const Tensor& selection_bias,
               const SequenceBatch& batch, const RouteOptions& options) {
-  check_arguments(logits, selection_bias, batch, options);
+  check_arguments(logits, selection_bias, options);
+  check(batch.tokens() == logits.rows(), "route: a batch of {} tokens for {} rows of logits",
+        batch.tokens(), logits.rows());
   const RouteDims dims{.tokens = logits.rows(),
                        .experts = logits.dim(1),
                        .stride = logits.row_stride(),
@@ -119,6 +119,24 @@ Routing route(Context& ctx, const Tensor& logits, const Tensor& selection_bias,
     });
   }
   return routing;
+}
+
+Tensor route_uncertain(Context& ctx, const Tensor& logits, const Tensor& selection_bias,
+                       float margin, const RouteOptions& options) {
+  check_arguments(logits, selection_bias, options);
+  const int64_t E = logits.dim(1), k = options.top_k;
+  check(options.kept_groups * (E / options.groups) > k,
+        "route: {} groups of {} experts are kept, want more than the {} a token chooses",
+        options.kept_groups, E / options.groups, k);
+  check(std::isfinite(margin), "route: the margin is {}, want a finite one", margin);
+  RouteDims dims{
+      .tokens = logits.rows(), .experts = E, .stride = logits.row_stride(), .options = options};
+  dims.options.top_k = k + 1;
+  const Tensor uncertain = ctx.empty({dims.tokens});
+  const Tensor scratch = ctx.empty({ctx.threads().size(), dims.scratch()});
+  Uncertain::run(ctx, "route", dims, margin, logits.f32(), selection_bias.f32(), scratch.f32(),
+                 uncertain.f32());
+  return uncertain;
 }
 
 }  // namespace braid

@@ -28,4 +28,16 @@ struct Routing {
 Routing route(Context& ctx, const Tensor& logits, const Tensor& selection_bias,
               const SequenceBatch& batch, const RouteOptions& options);
 
+/// u (N) f32: 1 where the choice of `route` is close, else 0. Close is
+///
+///   c_(k) - c_(k+1) < margin,     c the biased scores among which a token's k experts are chosen
+///
+/// in falling order: what a token would choose next trails by less than `margin`. Of a choice
+/// limited to groups only the kept groups count, and how close these were does not. A row depends
+/// on its logits alone, bit for bit; 0 where a logit is not finite. Capacity and losses have no
+/// say. A constant: nothing is taped. Throws as `route` does, and where the kept groups leave
+/// nobody to choose next.
+Tensor route_uncertain(Context& ctx, const Tensor& logits, const Tensor& selection_bias,
+                       float margin, const RouteOptions& options);
+
 }  // namespace braid

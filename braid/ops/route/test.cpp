@@ -112,6 +112,45 @@ TEST(Route, DropsInTheOrderOfSlotsAndTokens) {
   }
 }
 
+TEST(RouteUncertain, MatchesTheReference) {
+  Context ctx({.threads = 2, .poison = true});
+  for (const Route& c : cases::kRouteTest) {
+    SCOPED_TRACE(c.name);
+    const Tensor wide = randn({c.tokens, c.experts + 3}, 1);
+    const Tensor logits = wide.slice_columns(2, 2 + c.experts), bias = bias_of(c);
+    const RouteOptions& o = c.options;
+    if (o.kept_groups * (c.experts / o.groups) == o.top_k) {
+      test::expect_refused([&] { route_uncertain(ctx, logits, bias, 0.1f, o); }, "want more than");
+      continue;
+    }
+    double between = 0;
+    for (const float margin : {0.0f, 0.01f, 0.1f, 0.4f, 1e6f}) {
+      const auto got = values(route_uncertain(ctx, logits, bias, margin, o));
+      EXPECT_EQ(got, reference::route_uncertain(values(logits), values_or_none(bias), c.experts,
+                                                static_cast<double>(margin), o));
+      const auto close = static_cast<double>(std::ranges::count(got, 1.0));
+      EXPECT_TRUE(margin > 0 || close == 0);
+      EXPECT_TRUE(margin < 1e6f || close == static_cast<double>(c.tokens));
+      between += close > 0 && close < static_cast<double>(c.tokens);
+    }
+    EXPECT_TRUE(between > 0 || c.tokens < 9);
+  }
+}
+
+TEST(RouteUncertain, ARowIsReadAlone) {
+  Context ctx;
+  const float big = 3e38f;
+  const Tensor logits = host_tensor<float>({1, 1, 0, 4, 1, -1, NAN, 0, 0, big, -big, 0}, {4, 3});
+  const Tensor u = route_uncertain(ctx, logits, {}, 0.1f, {.score = RouteScore::kSigmoid});
+  EXPECT_EQ(values(u), (std::vector<double>{1, 0, 0, 0}));
+  // The bias takes the lead of the first token's first expert.
+  const Tensor bias = host_tensor<float>({0.3f, 0, 0}, {3});
+  const Tensor led = route_uncertain(ctx, logits, bias, 0.1f, {.score = RouteScore::kSigmoid});
+  EXPECT_EQ(values(led), (std::vector<double>{0, 0, 0, 0}));
+  EXPECT_EQ(route_uncertain(ctx, ctx.empty({0, 3}), {}, 0.1f, {}).shape(), (Shape{0}));
+  test::expect_refused([&] { route_uncertain(ctx, logits, {}, NAN, {}); }, "the margin is nan");
+}
+
 TEST(Route, TiesGoToTheLowestIndex) {
   Context ctx;
   const Tensor flat = ctx.zeros({2, 9});

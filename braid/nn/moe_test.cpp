@@ -225,7 +225,7 @@ TEST(MoeReroute, OnlyCloseChoicesAreMadeAgain) {
 }
 
 TEST(MoeReroute, SummarisesWhatCameBefore) {
-  Layer layer("8/2", {{"reroute", "1"}, {"context", "3"}, {"window", "16"}});
+  Layer layer("8/2", {{"reroute", "1"}, {"context", "3"}, {"window", "16"}}, {.trainable = true});
   const Parameter& decay = layer.parameter("context_decay");
   for (int i = 0; i < 3; ++i) {  // memories of 1, 4 and 16 tokens
     EXPECT_NEAR(std::log1p(std::exp(values(decay.value)[static_cast<size_t>(i)])),

@@ -35,7 +35,7 @@ for seed in ${SEEDS:-0 1}; do
 done
 
 # of FIELD FILE: its values, one a line.
-of() { grep -o "\"$1\":[0-9.e+-]*" "$2" | cut -d: -f2; }
+of() { { grep -o "\"$1\":[0-9.e+-]*" "$2" || true; } | cut -d: -f2; }
 
 printf '| ffn | seed | loss | perplexity | bits a byte | rerouted, first and last tenth | CPU s |\n'
 printf '|---|---:|---:|---:|---:|---:|---:|\n'

@@ -21,6 +21,9 @@ ExpertLayer layer_of(const Stack& stack, size_t i, size_t b) {
   const Stack::Residual& residual = stack.sublayers()[i];
   const SublayerSpec& spec = stack.config().sublayers[i].branches[b];
   SpecOptions options(spec);
+  check(!options.has("reroute"),
+        "experts: sublayer {} is {} with reroute, want routers that read one token alone", i,
+        spec.name);
   ExpertLayer layer{.sublayer = i, .branch = b};
   layer.in_scale = options.number("in_scale", 1, -1e6, 1e6);
   const MoeFfn sizes({.width = stack.config().width}, options);

@@ -27,6 +27,8 @@ struct ExpertLayer {
   int64_t experts() const { return static_cast<int64_t>(in.size()); }
   int64_t width() const { return router->shape[1]; }
 };
+/// Refuses layers that route again with a token's neighbourhood: what is merged and split here is
+/// sampled by rows of a router that reads one token.
 std::vector<ExpertLayer> expert_layers(const Stack& stack);
 
 /// A parameter's values on the host as float32, trainable stack or not.

@@ -13,6 +13,7 @@
 #include "braid/train/experts/recycle.h"
 #include "braid/train/loader.h"
 #include "braid/train/trainer.h"
+#include "tests/support/files.h"
 #include "tests/support/numeric.h"
 #include "tests/support/small_stack.h"
 
@@ -230,6 +231,8 @@ TEST(MergeExperts, RefusesWhatMakesNoSense) {
   EXPECT_THROW(check_mergeable(config), Error);
   config.sublayers = parse_stack("swa:8,heads=2 moe:8/2,groups=4,keep=2");
   EXPECT_THROW(check_mergeable(config), Error);
+  config.sublayers = parse_stack("swa:8,heads=2 moe:8/2,reroute=0.1");
+  test::expect_refused([&] { check_mergeable(config); }, "sublayer 1 is moe with reroute");
   config.sublayers = parse_stack("swa:8,heads=2 moe:8/2");
   check_mergeable(config);
 }

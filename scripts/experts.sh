@@ -15,20 +15,21 @@ export LC_ALL=C
 # A dense stack's hidden width makes its feed-forward as large as the router and the k experts of a
 # token: hidden = (E D + 3 k F D) / (3 D) = k F + E / 3.
 attn_moe="moe:16/2,hidden=192" mamba_moe="moe:32/4,hidden=96"
-# In a run this short the bias has no time: it may move ten times as far a step as by default.
-bias="select_bias=1,balance=0.01"
+# The bias moves by 0.001 a step as by default, or ten times as far.
+slow="select_bias=1" fast="select_bias=1,balance=0.01"
 stacks=("attn/dense=(attn swiglu:hidden=389)x4"
-  "attn/bias=(attn $attn_moe,router=sigmoid,$bias)x4"
-  "mamba2+swa/bias=(mamba2 swa:256 $mamba_moe,router=sigmoid,$bias)x4"
-  "mamba2+swa/dense=(mamba2 swa:256 swiglu:hidden=395)x4"
-  "attn/slow=(attn $attn_moe,router=sigmoid,select_bias=1)x4"
-  "attn/softmax-slow=(attn $attn_moe,select_bias=1)x4"
+  "attn/bias=(attn $attn_moe,router=sigmoid,$slow)x4"
+  "attn/fast=(attn $attn_moe,router=sigmoid,$fast)x4"
   "attn/none=(attn $attn_moe,router=sigmoid)x4"
-  "attn/softmax-bias=(attn $attn_moe,$bias)x4"
+  "attn/aux=(attn $attn_moe,router=sigmoid,aux=0.01)x4"
+  "attn/softmax-bias=(attn $attn_moe,$slow)x4"
+  "attn/softmax-fast=(attn $attn_moe,$fast)x4"
   "attn/softmax-none=(attn $attn_moe)x4"
   "attn/softmax-aux=(attn $attn_moe,aux=0.01)x4"
+  "mamba2+swa/dense=(mamba2 swa:256 swiglu:hidden=395)x4"
+  "mamba2+swa/bias=(mamba2 swa:256 $mamba_moe,router=sigmoid,$slow)x4"
+  "mamba2+swa/fast=(mamba2 swa:256 $mamba_moe,router=sigmoid,$fast)x4"
   "mamba2+swa/none=(mamba2 swa:256 $mamba_moe,router=sigmoid)x4"
-  "attn/aux=(attn $attn_moe,router=sigmoid,aux=0.01)x4"
   "mamba2+swa/aux=(mamba2 swa:256 $mamba_moe,router=sigmoid,aux=0.01)x4")
 lengths=(400 1000) # steps of a run
 last=50 # the steps at the end over which loads are averaged
@@ -124,7 +125,7 @@ render() {
                         field("train_loss"), field("total"), field("active"), field("load"), field("worst_layer"))
       split(field("name"), part, "/")
       # Stacks in the order of their names, ways of balancing in that of the script.
-      key[NR] = part[1] " " sprintf("%9d", steps) " " index("dense bias slow aux none softmax-bias softmax-slow softmax-aux softmax-none", part[2]) + 100
+      key[NR] = part[1] " " sprintf("%9d", steps) " " index("dense bias fast aux none softmax-bias softmax-fast softmax-aux softmax-none", part[2]) + 100
     }
     END {
       for (i = 1; i <= NR; ++i) {

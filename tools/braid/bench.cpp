@@ -4,13 +4,14 @@
 #include "bench/model_bench.h"
 #include "bench/op_bench.h"
 #include "braid/infer/model.h"
+#include "braid/model/stack_spec.h"
 #include "tools/braid/commands.h"
 
 namespace braid {
 namespace {
 
 struct BenchFlags {
-  std::string model, op, preset, train;
+  std::string model, op, preset, stack, train;
   int64_t width = 256, vocab = 4096;
   DeviceFlags device;
 };
@@ -39,6 +40,13 @@ void run_bench(const BenchFlags& flags) {
     bench::bench_inference(ctx, from_flag([&] { return find_preset(flags.preset); }), ceilings);
     any = true;
   }
+  if (!flags.stack.empty()) {
+    const Preset preset{
+        .name = "--stack", .stack = flags.stack, .width = flags.width, .vocab = flags.vocab};
+    from_flag([&] { return parse_stack(flags.stack); });
+    bench::bench_inference(ctx, preset, ceilings);
+    any = true;
+  }
   if (!flags.train.empty()) {
     bench::bench_training(ctx, flags.train, flags.width, flags.vocab, ceilings);
     any = true;
@@ -61,11 +69,12 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--op", flags->op, "one op, by the name of its folder: ssd, linear, ...");
   command->add_option("--preset", flags->preset,
                       "random weights at a known shape: " + preset_names());
+  command->add_option("--stack", flags->stack, "prefill and decode of this stack spec");
   command->add_option("--train", flags->train, "a training step of this stack spec");
-  command->add_option("--width", flags->width, "model width, with --train")
+  command->add_option("--width", flags->width, "model width, with --stack and --train")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  command->add_option("--vocab", flags->vocab, "vocabulary, with --train")
+  command->add_option("--vocab", flags->vocab, "vocabulary, with --stack and --train")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   flags->device.add(*command);

@@ -2,6 +2,7 @@
 
 #include "braid/nn/modules.h"
 #include "braid/nn/sublayer.h"
+#include "braid/ops/experts/experts.h"
 
 namespace braid {
 
@@ -22,7 +23,7 @@ class MlpFfn final : public Sublayer {
   double matmul_flops() const override;
 
  private:
-  Tensor (*act_)(Context& ctx, const Tensor& x) = nullptr;
+  ExpertActivation act_ = ExpertActivation::kRelu2;
   Linear up_, down_;
 };
 

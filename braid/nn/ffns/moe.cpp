@@ -4,12 +4,11 @@
 #include <numeric>
 
 #include "braid/nn/expert_host.h"
+#include "braid/nn/ffns/activate.h"
 #include "braid/ops/activation/activation.h"
 #include "braid/ops/elementwise/elementwise.h"
-#include "braid/ops/gelu/gelu.h"
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/route/route.h"
-#include "braid/ops/swiglu/swiglu.h"
 
 namespace braid {
 namespace {
@@ -20,30 +19,6 @@ constexpr float kRouterStddev =
     0.02f;  // logits begin close together, so that all experts are tried
 // Of a pass's random numbers.
 constexpr uint64_t kJitterStream = 0x6a6974746572, kDropoutStream = 0x64726f70;
-
-ExpertActivation activation_of(const std::string& name) {
-  return name == "swiglu"  ? ExpertActivation::kSwiglu
-         : name == "relu2" ? ExpertActivation::kRelu2
-         : name == "relu"  ? ExpertActivation::kRelu
-         : name == "gelu"  ? ExpertActivation::kGelu
-                           : ExpertActivation::kSilu;
-}
-
-Tensor activate(Context& ctx, const Tensor& h, ExpertActivation act) {
-  switch (act) {
-    case ExpertActivation::kSwiglu:
-      return swiglu(ctx, h);
-    case ExpertActivation::kGelu:
-      return gelu(ctx, h, GeluForm::kErf);
-    case ExpertActivation::kRelu2:
-      return activation(ctx, h, Activation::kReluSquared);
-    case ExpertActivation::kRelu:
-      return activation(ctx, h, Activation::kRelu);
-    case ExpertActivation::kSilu:
-      break;
-  }
-  return activation(ctx, h, Activation::kSilu);
-}
 
 // x times a factor of its own for each element: of(u), u uniform in [0, 1).
 template <class Of>

@@ -7,15 +7,16 @@
 #   scripts/recall.sh --list                     the mixers it knows, NAME=SPEC
 #
 # MIXER is such a name, or NAME=SPEC itself. Runs are done cell by cell; a cell whose accuracy is
-# reached at one rate is not run at the others. It may be killed at any instant: begun again, it
-# goes on from the checkpoint of the run it was in.
-set -euo pipefail
-export LC_ALL=C
+# reached at one rate is not run at the others. It may be killed at any instant and begun again, and
+# several may work on the same results: each cell of a mixer is done by one of them.
+source "$(dirname "$0")/sweep.sh"
 
 mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:state=64)x2"
   "gated_delta=(gated_delta)x2" "rwkv7=(rwkv7)x2" "swa=(swa:32)x2" "linear_attn=(linear_attn)x2"
   "retnet=(retnet)x2" "lightning=(lightning)x2"
-  "mamba1=(mamba1)x2" "s4d=(s4d)x2" "hyena=(hyena)x2" "linformer_causal=(linformer_causal)x2")
+  "mamba1=(mamba1)x2" "s4d=(s4d)x2" "hyena=(hyena)x2" "linformer_causal=(linformer_causal)x2"
+  "favor=(linear_attn:feature=favor)x2" "ttt_linear=(ttt_linear)x2" "lact=(lact:chunk=32)x2"
+  "ttt_mlp=(ttt_mlp)x2" "mla=(mla)x2")
 cells=("64 4" "128 8" "256 16") # length, pairs
 longest="attn mamba2+swa mamba2 gated_delta rwkv7" # the mixers that the last cell is run for
 rates=(3e-3 1e-3 1e-2)
@@ -23,9 +24,6 @@ stop=0.99
 width=64 vocab=512
 tokens_a_step=4096 tokens_max=25000000
 common="--warmup 50 --min-lr 0 --weight-decay 0.1 --clip 1 --stop-accuracy $stop --eval-examples 500"
-
-# number LINE KEY: a number of a flat JSON object.
-number() { sed -n "s/.*\"$2\":\(-\?[0-9][0-9.eE+-]*\).*/\1/p" <<<"$1"; }
 
 # reached NAME LENGTH PAIRS: whether a run of the cell has the accuracy to stop at.
 reached() {
@@ -41,41 +39,28 @@ one() {
   local name=$1 spec=$2 length=$3 pairs=$4 rate=$5
   local batch=$((tokens_a_step / length)) steps=$((tokens_max / tokens_a_step))
   local task=mqar:pairs=$pairs,len=$length,vocab=$vocab
-  # The text of the call is what identifies a run.
-  local args="--stack \"$spec\" --width $width --task $task --batch $batch --steps $steps --lr $rate"
+  local args="--stack '$spec' --width $width --task $task --batch $batch --steps $steps --lr $rate"
   args+=" --eval-every $((steps / 60)) --save-every $((steps / 60)) $common"
-  local key=${args//\"/\'}
-  if grep -qF "\"args\":\"$key\"" "$results"; then return; fi
-  local folder failure=
-  folder="$results.runs/$(cksum <<<"$key" | tr ' ' -)"
-  mkdir -p "$folder"
+  if finished "$args"; then return; fi
   echo "$name, length $length, $pairs pairs, rate $rate" >&2
-  # A run that leaves the finite numbers is a result; any other failure ends the sweep.
-  if ! eval "\"\$braid\" train $args --seed 1 --threads 1 --keep 1 --resume --out \"\$folder\"" \
-    2>"$folder/log"; then
-    failure=$(tail -n 1 "$folder/log")
-    [[ $failure == *"want finite numbers"* ]] || { echo "$failure" >&2; exit 1; }
-  fi
-  local evaluations best last steps_done state parameters
-  evaluations=$(grep '"valid_accuracy"' "$folder/metrics.jsonl" || true)
-  best=$(sed -n 's/.*"valid_accuracy":\([0-9.e-]*\).*/\1/p' <<<"$evaluations" |
-    sort -g | tail -n 1)
+  train "$args" --seed 1
+  local best last state parameters
+  best=$(sed -n 's/.*"valid_accuracy":\([0-9.e-]*\).*/\1/p' "$folder/metrics.jsonl" | sort -g | tail -n 1)
   last=$(grep '"tokens_per_s"' "$folder/metrics.jsonl" | tail -n 1)
-  steps_done=$(number "$last" step)
   state=$("$braid" inspect --stack "$spec" --width $width --vocab $vocab --context "$length" |
     sed -n 's/^state a sequence: \(.*\) at .*/\1/p')
   parameters=$(sed -n 's/^\([^ ]*\) parameters,.*/\1/p' "$folder/log")
-  printf '{"mixer":"%s","length":%d,"pairs":%d,"lr":%s,"accuracy":%s,"tokens":%d,"seconds":%s,' \
-    "$name" "$length" "$pairs" "$rate" "${best:-0}" $((steps_done * tokens_a_step)) \
-    "$(number "$last" seconds)" >"$folder/line"
-  printf '"state":"%s","parameters":"%s","diverged":%s,"args":"%s"}\n' "$state" "$parameters" \
-    "$([[ -n $failure ]] && echo true || echo false)" "$key" >>"$folder/line"
-  cat "$folder/line" >>"$results"
-  rm -r "$folder"
+  local fields
+  fields=$(printf '"mixer":"%s","length":%d,"pairs":%d,"lr":%s,"accuracy":%s,"tokens":%d,"seconds":%s' \
+    "$name" "$length" "$pairs" "$rate" "${best:-0}" $(($(number "$last" step) * tokens_a_step)) \
+    "$(number "$last" seconds)")
+  fields+=",\"state\":\"$state\",\"parameters\":\"$parameters\""
+  record "$args" "$fields,\"diverged\":$([[ -n $failure ]] && echo true || echo false)"
 }
 
 sweep() {
-  braid=$1 results=$2
+  braid=$1
+  open_results "$2"
   shift 2
   local chosen=() mixer cell rate name
   for name in "$@"; do
@@ -91,15 +76,11 @@ sweep() {
     chosen+=("$found")
   done
   [[ ${#chosen[@]} -gt 0 ]] || chosen=("${mixers[@]}")
-  touch "$results"
-  exec 9>>"$results.lock"
-  flock -n 9 || { echo "another sweep writes $results" >&2; exit 1; }
-  # A kill in the middle of a line leaves one without an end.
-  [[ -z $(tail -c 1 "$results") ]] || sed -i '$d' "$results"
   for cell in "${cells[@]}"; do
     for mixer in "${chosen[@]}"; do
       name=${mixer%%=*}
       [[ $cell != "${cells[-1]}" || " $longest " == *" $name "* ]] || continue
+      claim "$name $cell" || continue
       # shellcheck disable=SC2086
       for rate in "${rates[@]}"; do
         reached "$name" $cell || one "$name" "${mixer#*=}" $cell "$rate"

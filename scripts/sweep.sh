@@ -1,0 +1,49 @@
+# For scripts that train many models, to be sourced: a finished run is one JSON line of $results,
+# known by the arguments it was called with. Several processes may work on the same results, and each
+# may be killed at any instant: begun again, it goes on from the checkpoints.
+
+set -euo pipefail
+export LC_ALL=C
+
+# number LINE KEY: a number of a flat JSON object.
+number() { sed -n "s/.*\"$2\":\(-\?[0-9][0-9.eE+-]*\).*/\1/p" <<<"$1"; }
+
+# open_results FILE: what the calls below work on. A kill in the middle of a line leaves one without
+# an end, which is dropped.
+open_results() {
+  results=$(realpath "$1")
+  mkdir -p "$results.runs"
+  touch "$results"
+  flock "$results.runs" sh -c '[ -z "$(tail -c 1 "$0")" ] || sed -i "\$d" "$0"' "$results"
+}
+
+# claim WORK: fails if another process is at it. Held until the next claim.
+claim() {
+  exec 8>>"$results.runs/$(cksum <<<"$1" | tr ' ' -).lock"
+  flock -n 8
+}
+
+# finished ARGS: whether the results have this run.
+finished() { grep -qF "\"args\":\"$1\"" "$results"; }
+
+# train ARGS OPTION...: trains with both, where ARGS names the run and may quote with '. Sets $folder, and
+# $failure to the last line of a run that left the finite numbers; any other failure ends the sweep.
+train() {
+  local args=$1
+  shift
+  folder="$results.runs/$(cksum <<<"$args" | tr ' ' -)"
+  failure=
+  mkdir -p "$folder"
+  if ! eval "\"\$braid\" train $args \"\$@\" --threads 1 --keep 1 --resume --out \"\$folder\"" \
+    2>"$folder/log"; then
+    failure=$(tail -n 1 "$folder/log")
+    [[ $failure == *"want finite numbers"* ]] || { echo "$failure" >&2; exit 1; }
+  fi
+}
+
+# record ARGS FIELDS: appends the line of the run that train has just done, and removes its folder.
+record() {
+  printf '{%s,"args":"%s"}\n' "$2" "$1" >"$folder/line"
+  flock "$results.runs" sh -c 'cat "$0" >>"$1"' "$folder/line" "$results"
+  rm -r "$folder"
+}

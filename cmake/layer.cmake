@@ -47,6 +47,19 @@ function(braid_layer name)
   set_property(GLOBAL APPEND PROPERTY BRAID_LAYERS braid_${name})
 endfunction()
 
+# What every test reads, compiled once for all of them.
+function(braid_test_headers)
+  if(TARGET braid_test_headers)
+    return()
+  endif()
+  file(WRITE ${PROJECT_BINARY_DIR}/test_headers.cpp "")
+  add_executable(braid_test_headers ${PROJECT_BINARY_DIR}/test_headers.cpp)
+  target_link_libraries(braid_test_headers PRIVATE braid::core GTest::gtest_main)
+  braid_compile_options(braid_test_headers)
+  target_precompile_headers(braid_test_headers PRIVATE <gtest/gtest.h> <fmt/format.h> <algorithm> <cmath> <functional>
+    <memory> <random> <span> <string> <vector>)
+endfunction()
+
 # A GoogleTest binary. Every test gets the label `fast` or `slow`.
 function(braid_test name)
   cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
@@ -64,6 +77,8 @@ function(braid_test name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${name} PRIVATE BRAID_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   braid_compile_options(${name})
+  braid_test_headers()
+  target_precompile_headers(${name} REUSE_FROM braid_test_headers)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
 endfunction()

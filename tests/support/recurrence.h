@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <span>
 #include <vector>
 
@@ -20,6 +21,30 @@ inline constexpr Form kForms[] = {Form::kRecurrent, Form::kChunked};
 
 inline Context make_context(int threads = 2, Form form = Form::kAuto) {
   return Context({.threads = threads, .poison = true}).with_form(form);
+}
+
+/// The reference over a batch, sequence after sequence. `one(s)` gives a struct of y and
+/// final_state.
+template <class One>
+auto reference_of_batch(const SequenceBatch& batch, One&& one) {
+  decltype(one(int64_t{0})) all;
+  for (int64_t s = 0; s < batch.sequences(); ++s) {
+    const auto part = one(s);
+    all.y.insert(all.y.end(), part.y.begin(), part.y.end());
+    all.final_state.insert(all.final_state.end(), part.final_state.begin(), part.final_state.end());
+  }
+  return all;
+}
+
+/// Every form is as near to `want`, the reference's, as `tol` says. `run(ctx)` is the op.
+template <class Want, class Run>
+void expect_every_form(const Want& want, double tol, const char* name, Run&& run) {
+  for (const Form form : kForms) {
+    Context ctx = make_context(2, form);
+    const auto got = run(ctx);
+    expect_close(got.y, want.y, tol, name);
+    expect_close(got.final_state, want.final_state, tol, name);
+  }
 }
 
 /// Three threads give the bits of one, and each sequence alone, in pieces of several lengths
@@ -71,7 +96,23 @@ std::vector<Tensor> tape_gradients(Context& base, std::span<Tensor* const> leave
   return grads;
 }
 
-/// The same at one input of the reference, by complex step. `run()` evaluates it on that input.
+/// `packed`, the gradients of a batch, have the bits that each sequence's have alone. `alone(s,
+/// begin, end)` gives those of sequence s, its rows [begin, end). The inputs `rows` have a row for
+/// each token, the last one for each sequence; the others are sums over all of them and left out.
+template <class Alone>
+void expect_gradients_of_each(const SequenceBatch& batch, const std::vector<Tensor>& packed,
+                              std::initializer_list<size_t> rows, Alone&& alone) {
+  for (int64_t s = 0; s < batch.sequences(); ++s) {
+    const int64_t begin = batch.offsets[static_cast<size_t>(s)], end = begin + batch.length(s);
+    const std::vector<Tensor> got = alone(s, begin, end);
+    for (const size_t j : rows) {
+      EXPECT_TRUE(same_bits(got[j], packed[j].slice_rows(begin, end))) << "input " << j;
+    }
+    EXPECT_TRUE(same_bits(got.back(), packed.back().slice_rows(s, s + 1))) << "sequence " << s;
+  }
+}
+
+/// The gradient at one input of the reference, by complex step. `run()` evaluates it on that input.
 template <class Run>
 std::vector<double> reference_gradient(std::vector<Complex>& field, const Tensor& dy,
                                        const Tensor& d_final, Run&& run) {

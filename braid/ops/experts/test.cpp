@@ -308,8 +308,7 @@ TEST_P(Experts, GradientsMatchComplexStep) {
       const double length = static_cast<double>(size.width + size.hidden + size.tokens);
       const Problem p(size, activation, dtype());
       test::on_every_target([&] {
-        check_gradients(ctx(), p, dtype(),
-                        test::tolerance(dtype(), static_cast<int64_t>(length)));
+        check_gradients(ctx(), p, dtype(), test::tolerance(dtype(), static_cast<int64_t>(length)));
       });
     }
   }

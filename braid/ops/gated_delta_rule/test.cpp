@@ -83,19 +83,13 @@ void check_forms_against_reference() {
   for (const GatedDeltaCase& c : gated_delta_test_cases()) {
     Problem p = make_problem(c, seed += 10, /*start=*/37);
     if (seed % 20 == 1) p.initial = Tensor();
-    std::vector<double> y, final_state;
-    for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-      const auto one = reference::gated_delta_rule(reference_of<double>(p, s));
-      y.insert(y.end(), one.y.begin(), one.y.end());
-      final_state.insert(final_state.end(), one.final_state.begin(), one.final_state.end());
-    }
+    const auto want = test::reference_of_batch(p.batch, [&](int64_t s) {
+      return reference::gated_delta_rule(reference_of<double>(p, s));
+    });
     const double tol = tolerance(DType::kF32, p.batch.tokens() + p.options.key_dim);
-    for (const Form form : kForms) {
-      Context ctx = make_context(2, form);
-      const auto got = gated_delta_rule(ctx, p.in, p.initial, p.batch, p.options);
-      expect_close(got.y, y, tol, c.name);
-      expect_close(got.final_state, final_state, tol, c.name);
-    }
+    test::expect_every_form(want, tol, c.name, [&](Context& ctx) {
+      return gated_delta_rule(ctx, p.in, p.initial, p.batch, p.options);
+    });
   }
 }
 
@@ -171,18 +165,12 @@ TEST(GatedDeltaRule, GradientsOfPackedSequencesAreThoseOfEach) {
   const auto want = gradients_of(one, p, dy, d_final);
   const auto threaded = gradients_of(three, p, dy, d_final);
   for (size_t i = 0; i < 6; ++i) EXPECT_TRUE(same_bits(threaded[i], want[i])) << kNames[i];
-  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-    const auto i = static_cast<size_t>(s);
-    const int64_t begin = p.batch.offsets[i], end = p.batch.offsets[i + 1];
-    const Problem alone{slice(p.in, begin, end), p.initial.slice_rows(s, s + 1),
-                        SequenceBatch::single(end - begin), p.options};
-    const auto got =
-        gradients_of(one, alone, dy.slice_rows(begin, end), d_final.slice_rows(s, s + 1));
-    for (size_t j = 0; j < 5; ++j) {
-      EXPECT_TRUE(same_bits(got[j], want[j].slice_rows(begin, end))) << kNames[j];
-    }
-    EXPECT_TRUE(same_bits(got[5], want[5].slice_rows(s, s + 1)));
-  }
+  test::expect_gradients_of_each(
+      p.batch, want, {0, 1, 2, 3, 4}, [&](int64_t s, int64_t begin, int64_t end) {
+        const Problem alone{slice(p.in, begin, end), p.initial.slice_rows(s, s + 1),
+                            SequenceBatch::single(end - begin), p.options};
+        return gradients_of(one, alone, dy.slice_rows(begin, end), d_final.slice_rows(s, s + 1));
+      });
 }
 
 // With beta 0 nothing is written: the state only decays.

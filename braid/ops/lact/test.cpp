@@ -89,22 +89,15 @@ void check_against_reference() {
   for (const LactCase& c : lact_test_cases()) {
     for (const int64_t start : {0, 3}) {
       const Problem p = make_problem(c, seed += 20, start);
-      std::vector<double> y, final_state;
-      for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-        const auto one = reference::lact(reference_of<double>(p, s));
-        y.insert(y.end(), one.y.begin(), one.y.end());
-        final_state.insert(final_state.end(), one.final_state.begin(), one.final_state.end());
-      }
+      const auto want = test::reference_of_batch(
+          p.batch, [&](int64_t s) { return reference::lact(reference_of<double>(p, s)); });
       // Chunks feed on what they computed, so the length is that of all of it; an orthogonalised
       // update is five cubic steps more.
       const double tol = tolerance(
           DType::kF32, p.batch.tokens() * p.options.head_dim * (p.options.muon ? 125 : 1));
-      for (const Form form : kForms) {
-        Context ctx = make_context(2, form);
-        const auto got = lact(ctx, p.in, p.initial, p.batch, p.options);
-        expect_close(got.y, y, tol, c.name);
-        expect_close(got.final_state, final_state, tol, c.name);
-      }
+      test::expect_every_form(want, tol, c.name, [&](Context& ctx) {
+        return lact(ctx, p.in, p.initial, p.batch, p.options);
+      });
     }
   }
 }
@@ -183,18 +176,12 @@ TEST(Lact, GradientsOfPackedSequencesAreThoseOfEach) {
   const auto want = gradients_of(one, p, dy, d_final);
   const auto threaded = gradients_of(three, p, dy, d_final);
   for (size_t i = 0; i < 9; ++i) EXPECT_TRUE(same_bits(threaded[i], want[i])) << kNames[i];
-  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-    const auto i = static_cast<size_t>(s);
-    const int64_t begin = p.batch.offsets[i], end = p.batch.offsets[i + 1];
-    const Problem alone{slice(p.in, begin, end), p.initial.slice_rows(s, s + 1),
-                        SequenceBatch::single(end - begin, 5), p.options};
-    const auto got =
-        gradients_of(one, alone, dy.slice_rows(begin, end), d_final.slice_rows(s, s + 1));
-    for (size_t j = 0; j < 5; ++j) {
-      EXPECT_TRUE(same_bits(got[j], want[j].slice_rows(begin, end))) << kNames[j];
-    }
-    EXPECT_TRUE(same_bits(got[8], want[8].slice_rows(s, s + 1)));
-  }
+  test::expect_gradients_of_each(
+      p.batch, want, {0, 1, 2, 3, 4}, [&](int64_t s, int64_t begin, int64_t end) {
+        const Problem alone{slice(p.in, begin, end), p.initial.slice_rows(s, s + 1),
+                            SequenceBatch::single(end - begin, 5), p.options};
+        return gradients_of(one, alone, dy.slice_rows(begin, end), d_final.slice_rows(s, s + 1));
+      });
 }
 
 // With learning rates 0 nothing is learned; columns keep their norms, up to the 1e-5 beside them.

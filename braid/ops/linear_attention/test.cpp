@@ -79,14 +79,9 @@ reference::LinearAttention<T> reference_of(const Problem& p, int64_t s) {
           .initial = p.initial.defined() ? get(p.initial.slice_rows(s, s + 1)) : std::vector<T>{}};
 }
 
-reference::LinearAttentionOutput<double> reference_of_all(const Problem& p) {
-  reference::LinearAttentionOutput<double> all;
-  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-    const auto one = reference::linear_attention(reference_of<double>(p, s));
-    all.y.insert(all.y.end(), one.y.begin(), one.y.end());
-    all.final_state.insert(all.final_state.end(), one.final_state.begin(), one.final_state.end());
-  }
-  return all;
+auto reference_of_all(const Problem& p) {
+  return test::reference_of_batch(
+      p.batch, [&](int64_t s) { return reference::linear_attention(reference_of<double>(p, s)); });
 }
 
 void check_forms_against_reference() {
@@ -96,12 +91,9 @@ void check_forms_against_reference() {
     if (seed % 20 == 1) p.initial = Tensor();
     const auto want = reference_of_all(p);
     const double tol = tolerance(DType::kF32, p.batch.tokens() + p.options.key_dim);
-    for (const Form form : kForms) {
-      Context ctx = make_context(2, form);
-      const auto got = linear_attention(ctx, p.in, p.initial, p.batch, p.options);
-      expect_close(got.y, want.y, tol, c.name);
-      expect_close(got.final_state, want.final_state, tol, c.name);
-    }
+    test::expect_every_form(want, tol, c.name, [&](Context& ctx) {
+      return linear_attention(ctx, p.in, p.initial, p.batch, p.options);
+    });
   }
 }
 

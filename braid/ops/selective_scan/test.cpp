@@ -87,14 +87,9 @@ reference::SelectiveScan<T> reference_of(const Problem& p, int64_t s) {
           .initial = p.initial.defined() ? get(p.initial.slice_rows(s, s + 1)) : std::vector<T>{}};
 }
 
-reference::SelectiveScanOutput<double> reference_of_all(const Problem& p) {
-  reference::SelectiveScanOutput<double> all;
-  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-    const auto one = reference::selective_scan(reference_of<double>(p, s));
-    all.y.insert(all.y.end(), one.y.begin(), one.y.end());
-    all.final_state.insert(all.final_state.end(), one.final_state.begin(), one.final_state.end());
-  }
-  return all;
+auto reference_of_all(const Problem& p) {
+  return test::reference_of_batch(
+      p.batch, [&](int64_t s) { return reference::selective_scan(reference_of<double>(p, s)); });
 }
 
 void check_forms_against_reference() {
@@ -105,12 +100,9 @@ void check_forms_against_reference() {
       if (bare) p.initial = p.in.d = p.in.z = Tensor();
       const auto want = reference_of_all(p);
       const double tol = test::tolerance(DType::kF32, p.batch.tokens() + p.state);
-      for (const Form form : kForms) {
-        Context ctx = make_context(2, form);
-        const SelectiveScanResult got = selective_scan(ctx, p.in, p.initial, p.batch, p.options);
-        test::expect_close(got.y, want.y, tol, c.name);
-        test::expect_close(got.final_state, want.final_state, tol, c.name);
-      }
+      test::expect_every_form(want, tol, c.name, [&](Context& ctx) {
+        return selective_scan(ctx, p.in, p.initial, p.batch, p.options);
+      });
     }
   }
 }
@@ -219,18 +211,12 @@ TEST(SelectiveScan, GradientsOfPackedSequencesAreThoseOfEachAndOfBothForms) {
       }
     }
   }
-  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-    const auto i = static_cast<size_t>(s);
-    const int64_t begin = p.batch.offsets[i], end = p.batch.offsets[i + 1];
-    const Problem alone{slice(p.in, begin, end), p.initial.slice_rows(s, s + 1),
-                        SequenceBatch::single(end - begin), p.options, p.state};
-    const std::vector<Tensor> got =
-        gradients_of(one, alone, dy.slice_rows(begin, end), d_final.slice_rows(s, s + 1));
-    for (const size_t j : {0u, 1u, 2u, 3u, 7u}) {
-      EXPECT_TRUE(test::same_bits(got[j], want[j].slice_rows(begin, end))) << kNames[j];
-    }
-    EXPECT_TRUE(test::same_bits(got[8], want[8].slice_rows(s, s + 1)));
-  }
+  test::expect_gradients_of_each(
+      p.batch, want, {0, 1, 2, 3, 7}, [&](int64_t s, int64_t begin, int64_t end) {
+        const Problem alone{slice(p.in, begin, end), p.initial.slice_rows(s, s + 1),
+                            SequenceBatch::single(end - begin), p.options, p.state};
+        return gradients_of(one, alone, dy.slice_rows(begin, end), d_final.slice_rows(s, s + 1));
+      });
 }
 
 // Every row of x the same, `rows` times.

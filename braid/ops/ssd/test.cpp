@@ -90,14 +90,9 @@ reference::Ssd<T> reference_of(const Problem& p, int64_t s) {
           .initial = p.initial.defined() ? get(rows(p.initial, s, s + 1)) : std::vector<T>{}};
 }
 
-reference::SsdOutput<double> reference_of_all(const Problem& p) {
-  reference::SsdOutput<double> all;
-  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-    const auto one = reference::ssd(reference_of<double>(p, s));
-    all.y.insert(all.y.end(), one.y.begin(), one.y.end());
-    all.final_state.insert(all.final_state.end(), one.final_state.begin(), one.final_state.end());
-  }
-  return all;
+auto reference_of_all(const Problem& p) {
+  return test::reference_of_batch(
+      p.batch, [&](int64_t s) { return reference::ssd(reference_of<double>(p, s)); });
 }
 
 void check_forms_against_reference() {
@@ -108,12 +103,9 @@ void check_forms_against_reference() {
       if (bare) p.initial = p.in.d = Tensor();
       const auto want = reference_of_all(p);
       const double tol = test::tolerance(DType::kF32, p.batch.tokens() + p.options.state);
-      for (const Form form : kForms) {
-        Context ctx = make_context(2, form);
-        const SsdResult got = ssd(ctx, p.in, p.initial, p.batch, p.options);
-        test::expect_close(got.y, want.y, tol, c.name);
-        test::expect_close(got.final_state, want.final_state, tol, c.name);
-      }
+      test::expect_every_form(want, tol, c.name, [&](Context& ctx) {
+        return ssd(ctx, p.in, p.initial, p.batch, p.options);
+      });
     }
   }
 }
@@ -233,18 +225,13 @@ TEST(Ssd, GradientsOfPackedSequencesAreThoseOfEachAndOfBothForms) {
         }
       }
     }
-    for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-      const auto i = static_cast<size_t>(s);
-      const int64_t begin = p.batch.offsets[i], end = p.batch.offsets[i + 1];
-      const Problem alone{slice(p.in, begin, end), rows(p.initial, s, s + 1),
-                          SequenceBatch::single(end - begin), p.options};
-      const std::vector<Tensor> got =
-          gradients_of(recurrent, alone, rows(dy, begin, end), rows(d_final, s, s + 1));
-      for (const size_t j : {0u, 1u, 2u, 3u}) {
-        EXPECT_TRUE(test::same_bits(got[j], rows(want[j], begin, end))) << c.name;
-      }
-      EXPECT_TRUE(test::same_bits(got[7], rows(want[7], s, s + 1))) << c.name;
-    }
+    SCOPED_TRACE(c.name);
+    test::expect_gradients_of_each(
+        p.batch, want, {0, 1, 2, 3}, [&](int64_t s, int64_t begin, int64_t end) {
+          const Problem alone{slice(p.in, begin, end), rows(p.initial, s, s + 1),
+                              SequenceBatch::single(end - begin), p.options};
+          return gradients_of(recurrent, alone, rows(dy, begin, end), rows(d_final, s, s + 1));
+        });
   }
 }
 

@@ -85,14 +85,9 @@ reference::Wkv7<T> reference_of(const Problem& p, int64_t s) {
           p.initial.defined() ? get<T>(p.initial.slice_rows(s, s + 1)) : std::vector<T>{}};
 }
 
-reference::Wkv7Output<double> reference_of_all(const Problem& p) {
-  reference::Wkv7Output<double> all;
-  for (int64_t s = 0; s < p.batch.sequences(); ++s) {
-    const auto one = reference::wkv7(reference_of<double>(p, s));
-    all.y.insert(all.y.end(), one.y.begin(), one.y.end());
-    all.final_state.insert(all.final_state.end(), one.final_state.begin(), one.final_state.end());
-  }
-  return all;
+auto reference_of_all(const Problem& p) {
+  return test::reference_of_batch(
+      p.batch, [&](int64_t s) { return reference::wkv7(reference_of<double>(p, s)); });
 }
 
 void check_forms_against_reference() {
@@ -103,12 +98,9 @@ void check_forms_against_reference() {
       if (bare) p.initial = Tensor();
       const auto want = reference_of_all(p);
       const double tol = test::tolerance(DType::kF32, p.batch.tokens() + p.head_dim);
-      for (const Form form : kForms) {
-        Context ctx = make_context(2, form);
-        const Wkv7Result got = wkv7(ctx, p.in, p.initial, p.heads, p.batch);
-        test::expect_close(got.y, want.y, tol, c.name);
-        test::expect_close(got.final_state, want.final_state, tol, c.name);
-      }
+      test::expect_every_form(want, tol, c.name, [&](Context& ctx) {
+        return wkv7(ctx, p.in, p.initial, p.heads, p.batch);
+      });
     }
   }
 }

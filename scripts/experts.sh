@@ -9,8 +9,7 @@
 #
 # TRAIN and VALID are text or .tokens files. It may be killed at any instant: begun again, it goes on
 # from the checkpoints. Several may work on the same results; each run is done by one of them.
-set -euo pipefail
-export LC_ALL=C
+source "$(dirname "$0")/sweep.sh"
 
 # A dense stack's hidden width makes its feed-forward as large as the router and the k experts of a
 # token: hidden = (E D + 3 k F D) / (3 D) = k F + E / 3.
@@ -42,22 +41,10 @@ one() {
   # The text of the call is what identifies a run.
   local schedule="$common --steps $steps --eval-every $steps" args
   args="--stack '$spec' $schedule"
-  if grep -qsF "\"args\":\"$args\"" "$results"; then return; fi
-  local folder
-  folder="$results.runs/$(cksum <<<"$args" | tr ' ' -)"
-  mkdir -p "$results.runs"
-  exec 8>>"$folder.lock"
-  flock -n 8 || return 0
-  if grep -qsF "\"args\":\"$args\"" "$results"; then return; fi
+  if finished "$args" || ! claim "$args" || finished "$args"; then return; fi
   echo "$name: $spec, $steps steps" >&2
-  mkdir -p "$folder"
-  # shellcheck disable=SC2086
-  if ! "$braid" train --stack "$spec" $schedule --tokenizer "$tokenizer" --data "$train" \
-    --valid "$valid" --threads 1 --save-every 50 --keep 1 --resume --out "$folder" \
-    2>"$folder/log"; then
-    tail -n 1 "$folder/log" >&2
-    exit 1
-  fi
+  train "$args" --tokenizer "$tokenizer" --data "$train" --valid "$valid" --save-every 50
+  [[ -z $failure ]] || { echo "$failure" >&2; exit 1; }
   local parameters
   parameters=$("$braid" inspect --model "$folder" |
     sed -n 's/^parameters: \(.*\) total, \(.*\) active a token$/"total":"\1","active":"\2"/p')
@@ -75,14 +62,13 @@ one() {
   loss=$(sed -n 's/.*"valid_loss":\([0-9.e-]*\).*/\1/p' "$folder/metrics.jsonl" | tail -n 1)
   train_loss=$(sed -n 's/.*"loss":\([0-9.e-]*\),.*"tokens_per_s".*/\1/p' "$folder/metrics.jsonl" |
     tail -n $last | awk '{ sum += $1 } END { printf "%.4f", sum / NR }')
-  printf '{"name":"%s","valid_loss":%.4f,"train_loss":%s,"load":%s,%s,"args":"%s"}\n' \
-    "$name" "$loss" "$train_loss" "$loads" "$parameters" "$args" >"$folder/line"
-  flock "$results.runs" -c "cat '$folder/line' >>'$results'"
-  rm -r "$folder"
+  record "$args" "$(printf '"name":"%s","valid_loss":%.4f,"train_loss":%s,"load":%s,%s' \
+    "$name" "$loss" "$train_loss" "$loads" "$parameters")"
 }
 
 sweep() {
-  braid=$1 results=$(realpath "$2") tokenizer=$3 train=$4 valid=$5
+  braid=$1 tokenizer=$3 train=$4 valid=$5
+  open_results "$2"
   shift 5
   local stack name steps
   for name in "$@"; do
@@ -91,7 +77,6 @@ sweep() {
       exit 2
     }
   done
-  touch "$results"
   for steps in "${lengths[@]}"; do
     for stack in "${stacks[@]}"; do
       name=${stack%%=*}

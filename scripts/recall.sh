@@ -8,7 +8,8 @@
 #
 # MIXER is such a name, or NAME=SPEC itself. Runs are done cell by cell; a cell whose accuracy is
 # reached at one rate is not run at the others. It may be killed at any instant and begun again, and
-# several may work on the same results: each cell of a mixer is done by one of them.
+# several may work on the same results: each cell of a mixer is done by one of them. $RATES and $CELLS
+# (LENGTH,PAIRS ...) name some of the rates and cells, to begin with.
 source "$(dirname "$0")/sweep.sh"
 
 mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:state=64)x2"
@@ -17,7 +18,7 @@ mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:stat
   "mamba1=(mamba1)x2" "s4d=(s4d)x2" "hyena=(hyena)x2" "linformer_causal=(linformer_causal)x2"
   "favor=(linear_attn:feature=favor)x2" "ttt_linear=(ttt_linear)x2" "lact=(lact:chunk=32)x2"
   "ttt_mlp=(ttt_mlp)x2" "mla=(mla)x2")
-cells=("64 4" "128 8" "256 16") # length, pairs
+cells=(64,4 128,8 256,16) # length, pairs
 longest="attn mamba2+swa mamba2 gated_delta rwkv7" # the mixers that the last cell is run for
 rates=(3e-3 1e-3 1e-2)
 stop=0.99
@@ -76,14 +77,14 @@ sweep() {
     chosen+=("$found")
   done
   [[ ${#chosen[@]} -gt 0 ]] || chosen=("${mixers[@]}")
-  for cell in "${cells[@]}"; do
+  for cell in ${CELLS:-${cells[@]}}; do
     for mixer in "${chosen[@]}"; do
       name=${mixer%%=*}
       [[ $cell != "${cells[-1]}" || " $longest " == *" $name "* ]] || continue
       claim "$name $cell" || continue
-      # shellcheck disable=SC2086
-      for rate in "${rates[@]}"; do
-        reached "$name" $cell || one "$name" "${mixer#*=}" $cell "$rate"
+      for rate in ${RATES:-${rates[@]}}; do
+        reached "$name" "${cell%,*}" "${cell#*,}" ||
+          one "$name" "${mixer#*=}" "${cell%,*}" "${cell#*,}" "$rate"
       done
     done
   done
@@ -173,6 +174,6 @@ TEXT
 case ${1:-} in
   --list) printf '%s\n' "${mixers[@]}" ;;
   --render) [[ $# == 2 ]] && render "$2" ;;
-  "" | -*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-  *) [[ $# -ge 2 ]] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
+  "" | -*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) [[ $# -ge 2 ]] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
 esac

@@ -29,9 +29,7 @@ eval_length=8192 eval_window=512
 one() {
   local name=$1 spec=$2 seed=$3
   local args="--stack '$spec' $common --seed $seed"
-  if finished "$args"; then return; fi
-  claim "$args" || return 0
-  if finished "$args"; then return; fi
+  if finished "$args" || ! claim "$args" || finished "$args"; then return; fi
   echo "$name, seed $seed: $spec" >&2
   train "$args" --tokenizer "$tokenizer" --data "$train" --save-every 100 --eval-every 1000000
   if [[ -n $failure ]]; then

@@ -3,27 +3,27 @@
 # (ttt:H) changes at each position of long documents, against the same stack without it and with its
 # inner learning rate at zero.
 #
-#   scripts/ttt.sh BRAID RESULTS TOKENIZER TRAIN VALID [NAME...]
+#   scripts/ttt.sh BRAID RESULTS TRAIN VALID [NAME...]
 #                                     runs what RESULTS lacks, one JSON line a finished run
 #   scripts/ttt.sh --render RESULTS   writes the tables of what was run to stdout
 #   scripts/ttt.sh --plot RESULTS     writes the loss against the position, as SVG
 #   scripts/ttt.sh --list             the stacks it knows, NAME=SPEC
 #
-# TRAIN and VALID are text or .tokens files. $SEEDS (default "0 1 2"). It may be killed at any instant and
+# TRAIN and VALID are text, read as bytes. $SEEDS (default "0 1"). It may be killed at any instant and
 # begun again, and several may work on the same results.
 source "$(dirname "$0")/sweep.sh"
 
-window="(short_conv swa:64 swiglu)x2" hybrid="(mamba2:state=64,head=32 swa:64 swiglu)x2"
-survey="(mamba2:state=64,head=32 swa:64,heads=4,kv=2 moe:32/4,hidden=64,shared=1,router=sigmoid,select_bias=1)x2"
-stacks=("mixers/attn=(attn swiglu)x2" "mixers/mamba2=(mamba2:state=64,head=32 swiglu)x2"
-  "mixers/ttt_linear=(ttt_linear swiglu)x2" "mixers/ttt_mlp=(ttt_mlp swiglu)x2"
-  "window/none=$window" "window/frozen=$window ttt:512,lr=0" "window/ttt=$window ttt:512"
-  "hybrid/none=$hybrid" "hybrid/frozen=$hybrid ttt:512,lr=0" "hybrid/ttt=$hybrid ttt:512"
-  "survey/none=$survey" "survey/frozen=$survey ttt:512,lr=0" "survey/ttt=$survey ttt:512")
-steps=1600
-common="--width 128 --length 2048 --batch 1 --steps $steps --warmup 50 --lr 3e-3 --min-lr 3e-5"
-common+=" --weight-decay 0.1 --beta2 0.98 --clip 1 --compute bf16"
-eval_length=8192 eval_window=512
+window="(short_conv swa:16 swiglu)x2" hybrid="(mamba2:state=64,head=32 swa:16 swiglu)x2"
+survey="(mamba2:state=64,head=32 swa:64,heads=2,kv=1 moe:16/2,hidden=64,shared=1,router=sigmoid,select_bias=1)x2"
+correction="ttt:1024,mini_batch=16,lr=1" frozen="ttt:1024,mini_batch=16,lr=0"
+stacks=("window/none=$window" "window/frozen=$window $frozen" "window/ttt=$window $correction"
+  "hybrid/none=$hybrid" "hybrid/frozen=$hybrid $frozen" "hybrid/ttt=$hybrid $correction"
+  "survey/none=$survey" "survey/frozen=$survey $frozen" "survey/ttt=$survey $correction"
+  "mixers/attn=(attn swiglu)x2" "mixers/mamba2=(mamba2:state=64,head=32 swiglu)x2"
+  "mixers/ttt_linear=(ttt_linear swiglu)x2" "mixers/ttt_mlp=(ttt_mlp swiglu)x2")
+common="--width 64 --length 2048 --batch 4 --steps 1200 --warmup 50 --lr 3e-3 --min-lr 3e-5"
+common+=" --weight-decay 0.1 --clip 1"
+eval_length=8192 eval_window=512 eval_tokens=1000000
 
 # one NAME SPEC SEED: trains, evaluates by position, and appends a line to the results.
 one() {
@@ -31,14 +31,14 @@ one() {
   local args="--stack '$spec' $common --seed $seed"
   if finished "$args" || ! claim "$args" || finished "$args"; then return; fi
   echo "$name, seed $seed: $spec" >&2
-  train "$args" --tokenizer "$tokenizer" --data "$train" --save-every 100 --eval-every 1000000
+  train "$args" --tokenizer bytes --data "$train" --save-every 100 --eval-every 1000000
   if [[ -n $failure ]]; then
     record "$args" "\"name\":\"$name\",\"seed\":$seed,\"diverged\":true"
     return
   fi
   local fields
   fields=$("$braid" eval --model "$folder" --data "$valid" --length $eval_length --window $eval_window \
-    --threads 1 2>/dev/null | awk '
+    --max-tokens $eval_tokens --threads 1 2>/dev/null | awk '
       /^positions/ { by = by (by == "" ? "" : ",") $4; next }
       { value[$1] = $2 }
       END { printf "\"loss\":%s,\"bits_per_byte\":%s,\"by_position\":[%s]", value["loss"], value["bits_per_byte"], by }')
@@ -50,9 +50,9 @@ one() {
 }
 
 sweep() {
-  braid=$1 tokenizer=$3 train=$4 valid=$5
+  braid=$1 train=$3 valid=$4
   open_results "$2"
-  shift 5
+  shift 4
   local stack name seed
   for name in "$@"; do
     printf '%s\n' "${stacks[@]}" | grep -q "^$name=" || {
@@ -60,7 +60,7 @@ sweep() {
       exit 2
     }
   done
-  for seed in ${SEEDS:-0 1 2}; do
+  for seed in ${SEEDS:-0 1}; do
     for stack in "${stacks[@]}"; do
       name=${stack%%=*}
       [[ $# == 0 || " $* " == *" $name "* ]] || continue
@@ -127,7 +127,7 @@ render() {
         }
       }
       print "\nThe calls, with the stack and the seed of each run:\n\n```"
-      print "braid train " call " --tokenizer TOKENIZER --data TRAIN --threads 1"
+      print "braid train " call " --tokenizer bytes --data TRAIN --threads 1"
       print "```"
     }' "$1"
 }
@@ -191,12 +191,12 @@ plot() {
     }' "$1"
 }
 
-usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 case ${1:-} in
   --list) printf '%s\n' "${stacks[@]}" ;;
   --render) [[ $# == 2 ]] || usage; render "$2" ;;
   --plot) [[ $# == 2 ]] || usage; plot "$2" ;;
   "" | -*) usage ;;
-  *) [[ $# -ge 5 ]] || usage; sweep "$@" ;;
+  *) [[ $# -ge 4 ]] || usage; sweep "$@" ;;
 esac

@@ -15,9 +15,8 @@ namespace {
 
 TEST(Model, ReadsTheVocabularyThatComesWithRwkv) {
   const test::TemporaryFolder folder;
-  std::filesystem::copy_file(
-      std::filesystem::path(BRAID_SOURCE_DIR) / "tests/golden/rwkv7_blink/model.safetensors",
-      folder / "model.safetensors");
+  std::filesystem::copy_file(test::golden("rwkv7_blink") / "model.safetensors",
+                             folder / "model.safetensors");
   Context ctx({.threads = 1});
   EXPECT_FALSE(Model::load(ctx, folder.path()).has_tokenizer());
   test::write_bytes(folder / "rwkv_vocab_v20230424.txt", test::world_vocabulary());

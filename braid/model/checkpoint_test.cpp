@@ -17,12 +17,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::expect_refused;
+using test::golden;
 using test::TemporaryFolder;
 using test::write_bytes;
-
-fs::path golden(const std::string& name) {
-  return fs::path(BRAID_SOURCE_DIR) / "tests/golden" / name;
-}
 
 using Shapes = std::vector<std::pair<std::string, Shape>>;
 

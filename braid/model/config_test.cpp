@@ -17,12 +17,9 @@ namespace braid {
 namespace {
 
 using test::expect_refused;
+using test::golden;
 using test::TemporaryFolder;
 using test::write_bytes;
-
-std::filesystem::path golden(const std::string& name) {
-  return std::filesystem::path(BRAID_SOURCE_DIR) / "tests/golden" / name;
-}
 
 // `base` with the keys of `patch` (a JSON object) put over it; null removes a key.
 ModelConfig patched(const char* base, const char* patch) {

@@ -138,8 +138,7 @@ TEST(DeepseekV3, RefusesWhatContradictsItself) {
 
 // The reference checkpoint has three layers; the config announces one more.
 TEST(DeepseekV3, LayersBehindTheLastArePassedOver) {
-  const std::filesystem::path golden =
-      std::filesystem::path(BRAID_SOURCE_DIR) / "tests/golden/deepseek_v3";
+  const std::filesystem::path golden = test::golden("deepseek_v3");
   const test::TemporaryFolder folder;
   const SafetensorsFile file = SafetensorsFile::open(golden);
   const auto load = [&](const std::string& extra) {

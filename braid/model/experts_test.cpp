@@ -20,12 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::expect_refused;
+using test::golden;
 using test::TemporaryFolder;
 using test::write_bytes;
-
-fs::path golden(const std::string& name) {
-  return fs::path(BRAID_SOURCE_DIR) / "tests/golden" / name;
-}
 
 // The config of a golden checkpoint with the keys of `patch` put over it; null removes a key.
 ModelConfig patched(const std::string& name, const char* patch) {

@@ -19,11 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::expect_refused;
+using test::golden;
 using test::values;
-
-fs::path golden(const std::string& name) {
-  return fs::path(BRAID_SOURCE_DIR) / "tests/golden" / name;
-}
 
 // The golden config with the keys of `patch` put over it; null removes a key.
 ModelConfig patched(const std::string& name, const std::string& patch) {

@@ -93,7 +93,7 @@ TEST(Fp8, TheLastBlocksMayBePartial) {
 class Fp8Checkpoint {
  public:
   Fp8Checkpoint() {
-    const fs::path golden = fs::path(BRAID_SOURCE_DIR) / "tests/golden/llama";
+    const fs::path golden = test::golden("llama");
     config = nlohmann::json::parse(test::read_bytes(golden / "config.json"));
     config["quantization_config"] = {{"quant_method", "fp8"},
                                      {"fmt", "e4m3"},

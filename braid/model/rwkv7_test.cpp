@@ -19,11 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::expect_refused;
+using test::golden;
 using test::TemporaryFolder;
-
-fs::path golden(const std::string& name) {
-  return fs::path(BRAID_SOURCE_DIR) / "tests/golden" / name;
-}
 
 TEST(Rwkv7, BothDialectsAreOneModel) {
   const Checkpoint fla = Checkpoint::open(golden("rwkv7_fla"));

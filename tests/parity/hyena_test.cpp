@@ -8,6 +8,7 @@
 #include "braid/model/safetensors.h"
 #include "braid/model/stack_spec.h"
 #include "braid/nn/sublayer.h"
+#include "tests/support/files.h"
 #include "tests/support/numeric.h"
 
 namespace braid {
@@ -18,8 +19,7 @@ namespace fs = std::filesystem;
 // A layer with the weights of a case, ready for training.
 struct Golden {
   Golden(Context& ctx, const std::string& name, const std::string& spec, int64_t width)
-      : file(SafetensorsFile::open(fs::path(BRAID_SOURCE_DIR "/tests/golden/ops") / name /
-                                   "case.safetensors")),
+      : file(SafetensorsFile::open(test::golden("ops") / name / "case.safetensors")),
         layer(make_sublayer(parse_stack(spec).at(0).branches.at(0), {.width = width})) {
     uint64_t id = 0;
     for (Parameter* p : layer->parameters()) {

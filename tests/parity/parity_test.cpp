@@ -12,6 +12,7 @@
 #include "braid/infer/model.h"
 #include "braid/model/checkpoint.h"
 #include "braid/model/safetensors.h"
+#include "tests/support/files.h"
 #include "tests/support/numeric.h"
 
 namespace braid {
@@ -21,7 +22,7 @@ namespace fs = std::filesystem;
 
 std::vector<std::string> golden_names() {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(BRAID_SOURCE_DIR "/tests/golden")) {
+  for (const auto& entry : fs::directory_iterator(test::golden(""))) {
     if (fs::exists(entry.path() / "config.json")) names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());
@@ -76,7 +77,7 @@ bool depends_on_length(const std::string& name) {
 
 class Parity : public ::testing::TestWithParam<std::string> {
  protected:
-  fs::path directory() const { return fs::path(BRAID_SOURCE_DIR "/tests/golden") / GetParam(); }
+  fs::path directory() const { return test::golden(GetParam()); }
   Context ctx_;
 };
 

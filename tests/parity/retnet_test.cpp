@@ -17,6 +17,7 @@
 #include "braid/ops/gated_rms_norm/gated_rms_norm.h"
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear_attention/linear_attention.h"
+#include "tests/support/files.h"
 #include "tests/support/numeric.h"
 
 namespace braid {
@@ -131,8 +132,8 @@ class RetnetParity : public ::testing::Test {
   }
 
   Context ctx_;
-  SafetensorsFile file_ = SafetensorsFile::open(
-      BRAID_SOURCE_DIR "/tests/golden/ops/retnet_torchscale/case.safetensors");
+  SafetensorsFile file_ =
+      SafetensorsFile::open(test::golden("ops/retnet_torchscale") / "case.safetensors");
   std::unique_ptr<Sublayer> layer_;
   std::map<std::string, Parameter*> parameters_;
 };

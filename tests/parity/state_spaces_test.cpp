@@ -19,6 +19,7 @@ namespace braid {
 namespace {
 
 namespace fs = std::filesystem;
+using test::golden;
 
 constexpr const char* kMamba1 = R"({"d_model": 64, "n_layer": 3, "vocab_size": 253,
   "ssm_cfg": {}, "rms_norm": true, "residual_in_fp32": true, "fused_add_norm": true,
@@ -27,10 +28,6 @@ constexpr const char* kMamba2 = R"({"d_model": 64, "d_intermediate": 0, "n_layer
   "vocab_size": 256, "ssm_cfg": {"layer": "Mamba2", "d_state": 16, "headdim": 16},
   "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": true, "residual_in_fp32": true,
   "fused_add_norm": true, "pad_vocab_size_multiple": 16, "tie_embeddings": false})";
-
-fs::path golden(const std::string& name) {
-  return fs::path(BRAID_SOURCE_DIR "/tests/golden") / name;
-}
 
 // The tensors of a golden checkpoint under the dialect's names. A tied model is saved with its
 // head as well.

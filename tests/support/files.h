@@ -36,6 +36,11 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+/// A reference checkpoint, or whatever else tests/golden has by that name.
+inline std::filesystem::path golden(std::string_view name) {
+  return std::filesystem::path(BRAID_SOURCE_DIR) / "tests/golden" / name;
+}
+
 inline void write_bytes(const std::filesystem::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<long>(bytes.size()));
 }

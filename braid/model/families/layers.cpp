@@ -118,6 +118,21 @@ void map_mamba2(const std::string& native, const std::string& file, WeightMap* m
   }
 }
 
+WeightMap backbone_weights(const ModelConfig& config, std::string_view mixer,
+                           void (*map)(const std::string&, const std::string&, WeightMap*)) {
+  WeightMap weights;
+  weights["embedding.weight"] = {{.name = "backbone.embeddings.weight"}};
+  weights["final_norm.weight"] = {{.name = "backbone.norm_f.weight"}};
+  weights["head.weight"] = {{.name = "lm_head.weight"}};
+  for (size_t i = 0; i < config.sublayers.size(); ++i) {
+    const std::string native = fmt::format("sublayers.{}.", i);
+    const std::string file = fmt::format("backbone.layers.{}.", i);
+    weights[native + "norm.weight"] = {{.name = file + "norm.weight"}};
+    map(fmt::format("{}{}.", native, mixer), file + "mixer.", &weights);
+  }
+  return weights;
+}
+
 WeightMap layer_weights(const ModelConfig& config, const LayerNames& names) {
   WeightMap map;
   map["embedding.weight"] = {{.name = "model.embed_tokens.weight"}};

@@ -43,17 +43,7 @@ ModelConfig falcon_mamba_config(const JsonObject& json) {
 }
 
 WeightMap mamba_weights(const ModelConfig& config) {
-  WeightMap map;
-  map["embedding.weight"] = {{.name = "backbone.embeddings.weight"}};
-  map["final_norm.weight"] = {{.name = "backbone.norm_f.weight"}};
-  map["head.weight"] = {{.name = "lm_head.weight"}};
-  for (size_t i = 0; i < config.sublayers.size(); ++i) {
-    const std::string native = fmt::format("sublayers.{}.", i);
-    const std::string file = fmt::format("backbone.layers.{}.", i);
-    map[native + "norm.weight"] = {{.name = file + "norm.weight"}};
-    map_mamba1(native + "mamba1.", file + "mixer.", &map);
-  }
-  return map;
+  return backbone_weights(config, "mamba1", map_mamba1);
 }
 
 }  // namespace

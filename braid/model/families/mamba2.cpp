@@ -1,7 +1,5 @@
 // Mamba-2 as in transformers' Mamba2ForCausalLM. The gated norm spans all channels there, whatever
 // the number of groups (the original code normalises group by group).
-#include <fmt/format.h>
-
 #include "braid/model/families/family.h"
 
 namespace braid {
@@ -31,17 +29,7 @@ ModelConfig mamba2_config(const JsonObject& json) {
 }
 
 WeightMap mamba2_weights(const ModelConfig& config) {
-  WeightMap map;
-  map["embedding.weight"] = {{.name = "backbone.embeddings.weight"}};
-  map["final_norm.weight"] = {{.name = "backbone.norm_f.weight"}};
-  map["head.weight"] = {{.name = "lm_head.weight"}};
-  for (size_t i = 0; i < config.sublayers.size(); ++i) {
-    const std::string native = fmt::format("sublayers.{}.", i);
-    const std::string file = fmt::format("backbone.layers.{}.", i);
-    map[native + "norm.weight"] = {{.name = file + "norm.weight"}};
-    map_mamba2(native + "mamba2.", file + "mixer.", &map);
-  }
-  return map;
+  return backbone_weights(config, "mamba2", map_mamba2);
 }
 
 }  // namespace

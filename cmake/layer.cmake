@@ -22,6 +22,9 @@ function(braid_compile_options target)
   # Every kernel writes its sums in a defined order; the compiler must not change which operations
   # are fused behind our back, or forms that agree by construction would differ in the last bit.
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
+  # A precompiled header out of ccache is older or younger than when it was made.
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANG_AND_ID:CXX,Clang>:SHELL:-Xclang -fno-pch-timestamp>)
   # Dims and dtypes are shared with the CPU: their constexpr members serve kernels too.
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
@@ -39,8 +42,8 @@ function(braid_layer name)
   list(FILTER headers EXCLUDE REGEX "-inl\\.h$")
   add_library(braid_${name} STATIC ${sources} ${cuda_sources})
   add_library(braid::${name} ALIAS braid_${name})
-  # A header whose source begins with it (test `layering`) is compiled alone there already; the others
-  # are by `all_verify_interface_header_sets`.
+  # A header whose source begins with it (test `layering`) is compiled alone there already, if with the
+  # packages of its own layer at hand; the others are by `all_verify_interface_header_sets`.
   set(unsourced)
   foreach(header ${headers})
     cmake_path(REPLACE_EXTENSION header LAST_ONLY .cpp OUTPUT_VARIABLE source)
@@ -59,12 +62,13 @@ function(braid_layer name)
   set_property(GLOBAL APPEND PROPERTY BRAID_LAYERS braid_${name})
 endfunction()
 
-# What every test reads, compiled once for all of them.
+# What every test reads, compiled once for all of them. A build with CMAKE_DISABLE_PRECOMPILE_HEADERS
+# (preset `dev`) shows includes that a test lacks, and is the one to lint.
 function(braid_test_headers)
   if(TARGET braid_test_headers)
     return()
   endif()
-  file(WRITE ${PROJECT_BINARY_DIR}/test_headers.cpp "")
+  file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/test_headers.cpp CONTENT "")
   add_executable(braid_test_headers ${PROJECT_BINARY_DIR}/test_headers.cpp)
   target_link_libraries(braid_test_headers PRIVATE braid::core GTest::gtest_main)
   braid_compile_options(braid_test_headers)

@@ -41,7 +41,7 @@ one() {
   # The text of the call is what identifies a run.
   local schedule="$common --steps $steps --eval-every $steps" args
   args="--stack '$spec' $schedule"
-  if finished "$args" || ! claim "$args" || finished "$args"; then return; fi
+  if finished "$args" || ! claim "$args" "$name" || finished "$args"; then return; fi
   echo "$name: $spec, $steps steps" >&2
   train "$args" --tokenizer "$tokenizer" --data "$train" --valid "$valid" --save-every 50
   [[ -z $failure ]] || { echo "$failure" >&2; exit 1; }
@@ -72,7 +72,7 @@ sweep() {
   shift 5
   local stack name steps
   for name in "$@"; do
-    printf '%s\n' "${stacks[@]}" | grep -q "^$name=" || {
+    grep -q "^$name=" < <(printf '%s\n' "${stacks[@]}") || {
       echo "no stack '$name', want one of ${stacks[*]%%=*}" >&2
       exit 2
     }

@@ -9,7 +9,7 @@
 # MIXER is such a name, or NAME=SPEC itself. Runs are done cell by cell; a cell whose accuracy is
 # reached at one rate is not run at the others. It may be killed at any instant and begun again, and
 # several may work on the same results: each cell of a mixer is done by one of them. $RATES and $CELLS
-# (LENGTH,PAIRS ...) name some of the rates and cells, to begin with.
+# (LENGTH,PAIRS ...) are done instead of all rates and cells.
 source "$(dirname "$0")/sweep.sh"
 
 mixers=("attn=(attn)x2" "mamba2+swa=mamba2:state=64 swa:64" "mamba2=(mamba2:state=64)x2"
@@ -81,7 +81,7 @@ sweep() {
     for mixer in "${chosen[@]}"; do
       name=${mixer%%=*}
       [[ $cell != "${cells[-1]}" || " $longest " == *" $name "* ]] || continue
-      claim "$name $cell" || continue
+      claim "${mixer#*=} $cell" "$name, $cell" || continue
       for rate in ${RATES:-${rates[@]}}; do
         reached "$name" "${cell%,*}" "${cell#*,}" ||
           one "$name" "${mixer#*=}" "${cell%,*}" "${cell#*,}" "$rate"
@@ -174,6 +174,6 @@ TEXT
 case ${1:-} in
   --list) printf '%s\n' "${mixers[@]}" ;;
   --render) [[ $# == 2 ]] && render "$2" ;;
-  "" | -*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-  *) [[ $# -ge 2 ]] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
+  "" | -*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) [[ $# -ge 2 ]] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
 esac

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For scripts that train many models, to be sourced: a finished run is one JSON line of $results,
 # known by the arguments it was called with. Several processes may work on the same results, and each
 # may be killed at any instant: begun again, it goes on from the checkpoints.
@@ -8,19 +9,18 @@ export LC_ALL=C
 # number LINE KEY: a number of a flat JSON object.
 number() { sed -n "s/.*\"$2\":\(-\?[0-9][0-9.eE+-]*\).*/\1/p" <<<"$1"; }
 
-# open_results FILE: what the calls below work on. A kill in the middle of a line leaves one without
-# an end, which is dropped.
+# open_results FILE: what the calls below work on.
 open_results() {
   results=$(realpath "$1")
   mkdir -p "$results.runs"
   touch "$results"
-  flock "$results.runs" sh -c '[ -z "$(tail -c 1 "$0")" ] || sed -i "\$d" "$0"' "$results"
 }
 
-# claim WORK: fails if another process is at it. Held until the next claim.
+# claim WORK NAME: fails, and says so, if another process is at it. Held until the next claim, and by a
+# run that outlives its script.
 claim() {
   exec 8>>"$results.runs/$(cksum <<<"$1" | tr ' ' -).lock"
-  flock -n 8
+  flock -n 8 || { echo "$2: left to another worker" >&2; return 1; }
 }
 
 # finished ARGS: whether the results have this run.
@@ -41,9 +41,11 @@ train() {
   fi
 }
 
-# record ARGS FIELDS: appends the line of the run that train has just done, and removes its folder.
+# record ARGS FIELDS: appends the line of the run that train has just done, and removes its folder. A
+# kill in the middle of a line left one without an end, which is dropped.
 record() {
   printf '{%s,"args":"%s"}\n' "$2" "$1" >"$folder/line"
-  flock "$results.runs" sh -c 'cat "$0" >>"$1"' "$folder/line" "$results"
+  flock "$results.runs" sh -c '[ -z "$(tail -c 1 "$1")" ] || sed -i "\$d" "$1"; cat "$0" >>"$1"' \
+    "$folder/line" "$results"
   rm -r "$folder"
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Test-time training on text: its mixers beside others, and what the correction over the last tokens
-# (ttt:H) changes at each position of long documents, against the same stack without it and with its
-# inner learning rate at zero.
+# (ttt:H) changes with the tokens read before, against the same stack without it and with its inner
+# learning rate at zero.
 #
 #   scripts/ttt.sh BRAID RESULTS TRAIN VALID [NAME...]
 #                                     runs what RESULTS lacks, one JSON line a finished run
@@ -23,13 +23,14 @@ stacks=("window/none=$window" "window/frozen=$window $frozen" "window/ttt=$windo
   "mixers/ttt_linear=(ttt_linear swiglu)x2" "mixers/ttt_mlp=(ttt_mlp swiglu)x2")
 common="--width 64 --length 2048 --batch 4 --steps 1200 --warmup 50 --lr 3e-3 --min-lr 3e-5"
 common+=" --weight-decay 0.1 --clip 1"
-eval_length=8192 eval_window=512 eval_tokens=1000000
+eval_window=512
+evaluation="--length 8192 --window $eval_window --max-tokens 1000000"
 
 # one NAME SPEC SEED: trains, evaluates by position, and appends a line to the results.
 one() {
   local name=$1 spec=$2 seed=$3
   local args="--stack '$spec' $common --seed $seed"
-  if finished "$args" || ! claim "$args" || finished "$args"; then return; fi
+  if finished "$args" || ! claim "$args" "$name" || finished "$args"; then return; fi
   echo "$name, seed $seed: $spec" >&2
   train "$args" --tokenizer bytes --data "$train" --save-every 100 --eval-every 1000000
   if [[ -n $failure ]]; then
@@ -37,8 +38,8 @@ one() {
     return
   fi
   local fields
-  fields=$("$braid" eval --model "$folder" --data "$valid" --length $eval_length --window $eval_window \
-    --max-tokens $eval_tokens --threads 1 2>/dev/null | awk '
+  # shellcheck disable=SC2086
+  fields=$("$braid" eval --model "$folder" --data "$valid" $evaluation --threads 1 | awk '
       /^positions/ { by = by (by == "" ? "" : ",") $4; next }
       { value[$1] = $2 }
       END { printf "\"loss\":%s,\"bits_per_byte\":%s,\"by_position\":[%s]", value["loss"], value["bits_per_byte"], by }')
@@ -55,7 +56,7 @@ sweep() {
   shift 4
   local stack name seed
   for name in "$@"; do
-    printf '%s\n' "${stacks[@]}" | grep -q "^$name=" || {
+    grep -q "^$name=" < <(printf '%s\n' "${stacks[@]}") || {
       echo "no stack '$name', want one of ${stacks[*]%%=*}" >&2
       exit 2
     }
@@ -78,17 +79,19 @@ read_results='
     gsub(/["\[\]]/, "", text)
     return text
   }
-  field("diverged") != "true" {
+  field("diverged") == "true" { ++diverged; next }
+  {
     name = field("name")
     split(name, part, "/")
     if (!(part[1] in arms)) groups[++group_count] = part[1]
     if (!(name in count)) { arms[part[1]] = arms[part[1]] " " part[2] }
     n = ++count[name]
-    loss[name] += (field("loss") - loss[name]) / n
+    nats = field("loss") + 0
+    loss[name] += (nats - loss[name]) / n
     bits[name] += (field("bits_per_byte") - bits[name]) / n
     seconds[name] += (field("seconds") - seconds[name]) / n
-    if (n == 1 || field("loss") < least[name]) least[name] = field("loss")
-    if (n == 1 || field("loss") > most[name]) most[name] = field("loss")
+    if (n == 1 || nats < least[name]) least[name] = nats
+    if (n == 1 || nats > most[name]) most[name] = nats
     windows = split(field("by_position"), at, ",")
     for (i = 1; i <= windows; ++i) by[name, i] += (at[i] - by[name, i]) / n
     spec[name] = field("spec"); parameters[name] = field("parameters")
@@ -97,7 +100,7 @@ read_results='
   }'
 
 render() {
-  awk -v window=$eval_window "$read_results"'
+  awk -v window=$eval_window -v evaluation="$evaluation" "$read_results"'
     function mean(name, from, to,   i, sum) {
       for (i = from; i <= to; ++i) sum += by[name, i]
       return sum / (to - from + 1)
@@ -106,7 +109,7 @@ render() {
       for (g = 1; g <= group_count; ++g) {
         k = split(arms[groups[g]], arm, " ")
         correction = groups[g] != "mixers"
-        printf "%s| stack | parameters | seeds | loss | least, most | bits a byte | CPU s |", (g > 1 ? "\n" : "")
+        printf "%s| stack | parameters | seeds | loss | least, most | bits a byte | seconds |", (g > 1 ? "\n" : "")
         if (correction) {
           edges = split("1 2 4 8 16", edge, " ")  # windows that a column ends with
           for (e = 1; e <= edges && edge[e] <= windows; ++e) printf " to %d |", edge[e] * window
@@ -126,8 +129,9 @@ render() {
           print ""
         }
       }
-      print "\nThe calls, with the stack and the seed of each run:\n\n```"
-      print "braid train " call " --tokenizer bytes --data TRAIN --threads 1"
+      print "\nRuns that left the finite numbers: " diverged + 0 ". The calls, with the stack and the seed of each run:\n\n```"
+      print "braid train " call " --tokenizer bytes --data TRAIN --threads 1 --out DIR"
+      print "braid eval --model DIR --data VALID " evaluation
       print "```"
     }' "$1"
 }
@@ -137,27 +141,28 @@ plot() {
   awk -v window=$eval_window "$read_results"'
     function x_of(i) { return left + (i - 0.5) / windows * wide }
     function y_of(v) { return top + (high - v) / (high - low) * tall }
-    function text(x, y, anchor, words) {
+    function write_text(x, y, anchor, words) {
       printf "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">%s</text>\n", x, y, anchor, words
     }
     function value(name, i) { return by[name, i] - (panel == 2 ? by[group "/none", i] : 0) }
     # Axes, grid and a line for each arm.
-    function draw(   i, a, v, step, first, points) {
+    function draw(   i, a, v, step, points) {
       low = 1e9; high = -1e9
       for (a = 1; a <= k; ++a) for (i = 1; i <= windows; ++i) {
         v = value(group "/" arm[a], i)
         if (v < low) low = v
         if (v > high) high = v
       }
+      if (high - low < 1e-4) high = low + 1e-4
       step = 10 ^ int(log((high - low) / 4) / log(10) - 1)
-      while ((high - low) / step > 6) step *= (step * 2 > 1e-9 && (high - low) / (step * 2) > 6) ? 2 : 2.5
+      while ((high - low) / step > 6) step *= (high - low) / (step * 2) > 6 ? 2 : 2.5
       low = step * int(low / step - (low < 0 ? 1 : 0)); high = step * (int(high / step) + (high > 0 ? 1 : 0))
       for (v = low; v <= high + step / 2; v += step) {
         printf "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/>\n", left, left + wide, y_of(v), y_of(v)
-        text(left - 6, y_of(v) + 4, "end", sprintf("%.3f", v))
+        write_text(left - 6, y_of(v) + 4, "end", sprintf("%.3f", v))
       }
       for (i = 0; i <= windows; i += windows / 4) {
-        text(left + i / windows * wide, top + tall + 16, "middle", i * window)
+        write_text(left + i / windows * wide, top + tall + 16, "middle", i * window)
       }
       for (a = 1; a <= k; ++a) {
         points = ""
@@ -169,7 +174,7 @@ plot() {
       colour["none"] = "#555"; colour["frozen"] = "#0072b2"; colour["ttt"] = "#d55e00"
       label["none"] = "without"; label["frozen"] = "inner learning rate 0"; label["ttt"] = "with the correction"
       wide = 300; tall = 180
-      for (g = 1; g <= group_count; ++g) if (index(arms[groups[g]], "ttt") && groups[g] != "mixers") shown[++columns] = groups[g]
+      for (g = 1; g <= group_count; ++g) if (groups[g] != "mixers" && (groups[g] "/none") in count) shown[++columns] = groups[g]
       printf "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d 530\" font-family=\"sans-serif\" font-size=\"11\">\n", columns * 380 + 20
       print "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>"
       for (c = 1; c <= columns; ++c) {
@@ -177,21 +182,21 @@ plot() {
         left = 66 + (c - 1) * 380
         for (panel = 1; panel <= 2; ++panel) {
           top = panel == 1 ? 50 : 290
-          if (panel == 1) text(left, top - 26, "start", group ": " spec[group "/ttt"])
-          text(left, top - 10, "start", panel == 1 ? "nats a token" : "difference to the stack without, nats a token")
+          if (panel == 1) write_text(left, top - 26, "start", group ": " spec[group "/none"])
+          write_text(left, top - 10, "start", panel == 1 ? "nats a byte" : "difference to the stack without, nats a byte")
           draw()
         }
-        text(left + wide / 2, 505, "middle", "position in the document, tokens")
+        write_text(left + wide / 2, 505, "middle", "bytes read before")
       }
       for (a = 1; a <= split("none frozen ttt", order, " "); ++a) {
         printf "<line x1=\"%d\" x2=\"%d\" y1=\"520\" y2=\"520\" stroke=\"%s\" stroke-width=\"3\"/>\n", 66 + (a - 1) * 170, 90 + (a - 1) * 170, colour[order[a]]
-        text(96 + (a - 1) * 170, 524, "start", label[order[a]])
+        write_text(96 + (a - 1) * 170, 524, "start", label[order[a]])
       }
       print "</svg>"
     }' "$1"
 }
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 case ${1:-} in
   --list) printf '%s\n' "${stacks[@]}" ;;

@@ -105,6 +105,7 @@ void expect_gradients_of_each(const SequenceBatch& batch, const std::vector<Tens
   for (int64_t s = 0; s < batch.sequences(); ++s) {
     const int64_t begin = batch.offsets[static_cast<size_t>(s)], end = begin + batch.length(s);
     const std::vector<Tensor> got = alone(s, begin, end);
+    ASSERT_EQ(got.size(), packed.size());
     for (const size_t j : rows) {
       EXPECT_TRUE(same_bits(got[j], packed[j].slice_rows(begin, end))) << "input " << j;
     }

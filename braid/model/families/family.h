@@ -226,8 +226,8 @@ void map_attention(const std::string& native, const std::string& file, const Sub
                    WeightMap* map);
 void map_mamba2(const std::string& native, const std::string& file, WeightMap* map);
 void map_mamba1(const std::string& native, const std::string& file, WeightMap* map);
-/// Tensors of a stack with one mixer a layer, as transformers' Mamba names them; `map` maps its
-/// own.
+/// Tensors of a stack with one mixer a layer, as transformers' Mamba names them; `map` adds the
+/// mixer's.
 WeightMap backbone_weights(const ModelConfig& config, std::string_view mixer,
                            void (*map)(const std::string&, const std::string&, WeightMap*));
 /// An integer, or ceil(width / 16) where the key is absent or says "auto".

@@ -70,8 +70,10 @@ void store_outputs(const SelectiveForward& a, const SelectiveBlock& k, const flo
     const float* z = a.in.z == nullptr ? nullptr : a.in.z + (k.row + t) * a.dims.z_stride + k.e0;
     for (int64_t i = 0; i < k.width; i += lanes()) {
       V v = hn::Load(d, from + t * kScanChannels + i);
-      if (z != nullptr) fetch_ahead(z, a.dims.z_stride, i);
-      if (z != nullptr) v = hn::Mul(v, sv::silu(load(z + i, k.width - i)));
+      if (z != nullptr) {
+        fetch_ahead(z, a.dims.z_stride, i);
+        v = hn::Mul(v, sv::silu(load(z + i, k.width - i)));
+      }
       store(v, y + i, k.width - i);
     }
   }

@@ -191,8 +191,7 @@ TEST(MergeExperts, TakesPublishedModels) {
   for (const char* name : {"mixtral", "qwen3_moe", "jamba", "granitemoehybrid"}) {
     SCOPED_TRACE(name);
     Context ctx({.threads = 2, .poison = true});
-    const Checkpoint checkpoint =
-        Checkpoint::open(fs::path(BRAID_SOURCE_DIR) / "tests/golden" / name);
+    const Checkpoint checkpoint = Checkpoint::open(test::golden(name));
     const RandomTokens set(checkpoint.config().vocab);
     EditedModel model(checkpoint);
     const MergeResult result =

@@ -17,6 +17,7 @@ window="(short_conv swa:16 swiglu)x2" hybrid="(mamba2:state=64,head=32 swa:16 sw
 survey="(mamba2:state=64,head=32 swa:64,heads=2,kv=1 moe:16/2,hidden=64,shared=1,router=sigmoid,select_bias=1)x2"
 correction="ttt:1024,mini_batch=16,lr=1" frozen="ttt:1024,mini_batch=16,lr=0"
 stacks=("window/none=$window" "window/frozen=$window $frozen" "window/ttt=$window $correction"
+  "variants/slow=$window ttt:1024,mini_batch=64,lr=0.1" "variants/fast=$window ttt:1024,mini_batch=64,lr=1"
   "hybrid/none=$hybrid" "hybrid/frozen=$hybrid $frozen" "hybrid/ttt=$hybrid $correction"
   "survey/none=$survey" "survey/frozen=$survey $frozen" "survey/ttt=$survey $correction"
   "mixers/attn=(attn swiglu)x2" "mixers/mamba2=(mamba2:state=64,head=32 swiglu)x2"

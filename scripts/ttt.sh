@@ -5,7 +5,8 @@
 #
 #   scripts/ttt.sh BRAID RESULTS TRAIN VALID [NAME...]
 #                                     runs what RESULTS lacks, one JSON line a finished run
-#   scripts/ttt.sh --render RESULTS   writes the tables of what was run to stdout
+#   scripts/ttt.sh --render RESULTS [GROUP...]
+#                                     writes a table of each group of what was run to stdout
 #   scripts/ttt.sh --plot RESULTS     writes the loss against the position, as SVG
 #   scripts/ttt.sh --list             the stacks it knows, NAME=SPEC
 #
@@ -14,14 +15,12 @@
 source "$(dirname "$0")/sweep.sh"
 
 window="(short_conv swa:16 swiglu)x2" hybrid="(mamba2:state=64,head=32 swa:16 swiglu)x2"
-survey="(mamba2:state=64,head=32 swa:64,heads=2,kv=1 moe:16/2,hidden=64,shared=1,router=sigmoid,select_bias=1)x2"
 correction="ttt:1024,mini_batch=16,lr=1" frozen="ttt:1024,mini_batch=16,lr=0"
 stacks=("window/none=$window" "window/frozen=$window $frozen" "window/ttt=$window $correction"
   "variants/slow=$window ttt:1024,mini_batch=64,lr=0.1" "variants/fast=$window ttt:1024,mini_batch=64,lr=1"
   "hybrid/none=$hybrid" "hybrid/frozen=$hybrid $frozen" "hybrid/ttt=$hybrid $correction"
-  "survey/none=$survey" "survey/frozen=$survey $frozen" "survey/ttt=$survey $correction"
   "mixers/attn=(attn swiglu)x2" "mixers/mamba2=(mamba2:state=64,head=32 swiglu)x2"
-  "mixers/ttt_linear=(ttt_linear swiglu)x2" "mixers/ttt_mlp=(ttt_mlp swiglu)x2")
+  "mixers/ttt_linear=(ttt_linear swiglu)x2")
 common="--width 64 --length 2048 --batch 4 --steps 1200 --warmup 50 --lr 3e-3 --min-lr 3e-5"
 common+=" --weight-decay 0.1 --clip 1"
 eval_window=512
@@ -101,32 +100,28 @@ read_results='
   }'
 
 render() {
-  awk -v window=$eval_window -v evaluation="$evaluation" "$read_results"'
+  awk -v window=$eval_window -v evaluation="$evaluation" -v wanted="$2" "$read_results"'
     function mean(name, from, to,   i, sum) {
       for (i = from; i <= to; ++i) sum += by[name, i]
       return sum / (to - from + 1)
     }
     END {
       for (g = 1; g <= group_count; ++g) {
+        if (wanted != "" && !index(" " wanted " ", " " groups[g] " ")) continue
         k = split(arms[groups[g]], arm, " ")
-        correction = groups[g] != "mixers"
-        printf "%s| stack | parameters | seeds | loss | least, most | bits a byte | seconds |", (g > 1 ? "\n" : "")
-        if (correction) {
-          edges = split("1 2 4 8 16", edge, " ")  # windows that a column ends with
-          for (e = 1; e <= edges && edge[e] <= windows; ++e) printf " to %d |", edge[e] * window
-        }
+        printf "%s| stack | parameters | seeds | loss | least, most | bits a byte | seconds |", (tables++ ? "\n" : "")
+        edges = split("1 2 4 8 16", edge, " ")  # windows that a column ends with
+        for (e = 1; e <= edges && edge[e] <= windows; ++e) printf " to %d |", edge[e] * window
         print ""
         printf "|---|---:|---:|---:|---:|---:|---:|"
-        if (correction) for (e = 1; e <= edges && edge[e] <= windows; ++e) printf "---:|"
+        for (e = 1; e <= edges && edge[e] <= windows; ++e) printf "---:|"
         print ""
         for (i = 1; i <= k; ++i) {
           name = groups[g] "/" arm[i]
           printf "| `%s` | %s | %d | %.4f | %.4f, %.4f | %.4f | %.0f |", spec[name], parameters[name], count[name],
                  loss[name], least[name], most[name], bits[name], seconds[name]
-          if (correction) {
-            from = 1
-            for (e = 1; e <= edges && edge[e] <= windows; ++e) { printf " %.4f |", mean(name, from, edge[e]); from = edge[e] + 1 }
-          }
+          from = 1
+          for (e = 1; e <= edges && edge[e] <= windows; ++e) { printf " %.4f |", mean(name, from, edge[e]); from = edge[e] + 1 }
           print ""
         }
       }
@@ -197,11 +192,11 @@ plot() {
     }' "$1"
 }
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 case ${1:-} in
   --list) printf '%s\n' "${stacks[@]}" ;;
-  --render) [[ $# == 2 ]] || usage; render "$2" ;;
+  --render) [[ $# -ge 2 ]] || usage; render "$2" "${*:3}" ;;
   --plot) [[ $# == 2 ]] || usage; plot "$2" ;;
   "" | -*) usage ;;
   *) [[ $# -ge 4 ]] || usage; sweep "$@" ;;

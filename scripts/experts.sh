@@ -41,7 +41,7 @@ one() {
   # The text of the call is what identifies a run.
   local schedule="$common --steps $steps --eval-every $steps" args
   args="--stack '$spec' $schedule"
-  if finished "$args" || ! claim "$args" "$name" || finished "$args"; then return; fi
+  take "$args" "$name" || return 0
   echo "$name: $spec, $steps steps" >&2
   train "$args" --tokenizer "$tokenizer" --data "$train" --valid "$valid" --save-every 50
   [[ -z $failure ]] || { echo "$failure" >&2; exit 1; }
@@ -70,31 +70,11 @@ sweep() {
   braid=$1 tokenizer=$3 train=$4 valid=$5
   open_results "$2"
   shift 5
-  local stack name steps
-  for name in "$@"; do
-    grep -q "^$name=" < <(printf '%s\n' "${stacks[@]}") || {
-      echo "no stack '$name', want one of ${stacks[*]%%=*}" >&2
-      exit 2
-    }
-  done
-  for steps in "${lengths[@]}"; do
-    for stack in "${stacks[@]}"; do
-      name=${stack%%=*}
-      [[ $# == 0 || " $* " == *" $name "* ]] || continue
-      one "$name" "${stack#*=}" "$steps"
-    done
-  done
+  each "${lengths[*]}" "$@"
 }
 
 render() {
-  awk '
-    function field(name,   text) {
-      text = $0
-      if (!match(text, "\"" name "\":(\"[^\"]*\"|[^,}]*)")) return ""
-      text = substr(text, RSTART + length(name) + 3, RLENGTH - length(name) - 3)
-      gsub(/"/, "", text)
-      return text == "null" ? "-" : text
-    }
+  awk "$json_field"'
     BEGIN {
       print "| steps | stack | validation loss | training loss | parameters | active a token | load, max/mean | worst layer |"
       print "|---:|---|---:|---:|---:|---:|---:|---:|"
@@ -123,8 +103,6 @@ render() {
       print "```"
     }' "$1"
 }
-
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 case ${1:-} in
   --list) printf '%s\n' "${stacks[@]}" ;;

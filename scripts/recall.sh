@@ -103,14 +103,7 @@ Each cell is the best accuracy on held-out examples over the learning rates and 
 the quickest run to the accuracy to stop at (a dash where none reached it); and the state of one sequence at that length.
 
 TEXT
-  awk '
-    function field(name,   text) {
-      text = $0
-      if (!match(text, "\"" name "\":(\"[^\"]*\"|[^,}]*)")) return ""
-      text = substr(text, RSTART + length(name) + 3, RLENGTH - length(name) - 3)
-      gsub(/"/, "", text)
-      return text
-    }
+  awk "$json_field"'
     function flag(args, name,   text) {
       text = args " "
       if (!match(text, "--" name " [^ ]* ")) return ""
@@ -174,6 +167,6 @@ TEXT
 case ${1:-} in
   --list) printf '%s\n' "${mixers[@]}" ;;
   --render) [[ $# == 2 ]] && render "$2" ;;
-  "" | -*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-  *) [[ $# -ge 2 ]] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }; sweep "$@" ;;
+  "" | -*) usage ;;
+  *) [[ $# -ge 2 ]] || usage; sweep "$@" ;;
 esac

@@ -30,7 +30,7 @@ evaluation="--length 8192 --window $eval_window --max-tokens 1000000"
 one() {
   local name=$1 spec=$2 seed=$3
   local args="--stack '$spec' $common --seed $seed"
-  if finished "$args" || ! claim "$args" "$name" || finished "$args"; then return; fi
+  take "$args" "$name" || return 0
   echo "$name, seed $seed: $spec" >&2
   train "$args" --tokenizer bytes --data "$train" --save-every 100 --eval-every 1000000
   if [[ -n $failure ]]; then
@@ -54,31 +54,11 @@ sweep() {
   braid=$1 train=$3 valid=$4
   open_results "$2"
   shift 4
-  local stack name seed
-  for name in "$@"; do
-    grep -q "^$name=" < <(printf '%s\n' "${stacks[@]}") || {
-      echo "no stack '$name', want one of ${stacks[*]%%=*}" >&2
-      exit 2
-    }
-  done
-  for seed in ${SEEDS:-0 1}; do
-    for stack in "${stacks[@]}"; do
-      name=${stack%%=*}
-      [[ $# == 0 || " $* " == *" $name "* ]] || continue
-      one "$name" "${stack#*=}" "$seed"
-    done
-  done
+  each "${SEEDS:-0 1}" "$@"
 }
 
 # Means over seeds, for the two functions below: loss[name], by[name, i], count[name], names in order.
-read_results='
-  function field(name,   text) {
-    text = $0
-    if (!match(text, "\"" name "\":(\"[^\"]*\"|\\[[^]]*\\]|[^,}]*)")) return ""
-    text = substr(text, RSTART + length(name) + 3, RLENGTH - length(name) - 3)
-    gsub(/["\[\]]/, "", text)
-    return text
-  }
+read_results=$json_field'
   field("diverged") == "true" { ++diverged; next }
   {
     name = field("name")
@@ -191,8 +171,6 @@ plot() {
       print "</svg>"
     }' "$1"
 }
-
-usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 case ${1:-} in
   --list) printf '%s\n' "${stacks[@]}" ;;

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "braid/ops/linear/bf16.h"
+#include "braid/simd/bf16_dot.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace braid::bench::HWY_NAMESPACE {
@@ -91,10 +91,10 @@ __attribute__((target("avx512f,avx512bf16"))) float dot_chains(int64_t steps) {
 }  // namespace
 
 float bf16_multiply_adds(int64_t steps) {
-  return cpu::has_bf16_dot() ? dot_chains(steps) : f32_multiply_adds(steps);
+  return simd::uses_bf16_dot() ? dot_chains(steps) : f32_multiply_adds(steps);
 }
 double bf16_operations_per_step() {
-  return cpu::has_bf16_dot() ? 4.0 * 16 * kDotChains : f32_operations_per_step();
+  return simd::uses_bf16_dot() ? 4.0 * 16 * kDotChains : f32_operations_per_step();
 }
 #else
 float bf16_multiply_adds(int64_t steps) { return f32_multiply_adds(steps); }

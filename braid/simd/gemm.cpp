@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "braid/simd/prefetch.h"
+
 // clang-format off
 #include "braid/simd/targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -67,10 +69,6 @@ HWY_INLINE void store(V v, D d, float* to, int64_t count) {
   }
 }
 
-HWY_INLINE void prefetch_l2(const float* b, int64_t bytes) {
-  __builtin_prefetch(reinterpret_cast<const char*>(b) + bytes, 0, 2);
-}
-
 // kUnit: a_row is 1 (a packed or transposed a), which makes the addresses of a constants.
 // `width` columns (at most two vectors) exist.
 template <int kM, bool kWhole, bool kUnit>
@@ -92,7 +90,7 @@ HWY_NOINLINE void tile(const GemmDims& g, const float* a, const float* b, const 
   const int64_t a_row = kUnit ? 1 : g.a_row, a_col = g.a_col, b_row = g.b_row;
   const int64_t prefetch = g.prefetch;
   for (int64_t p = g.k; p > 0; --p) {
-    if constexpr (kUnit) prefetch_l2(b, prefetch);
+    if constexpr (kUnit) prefetch_lines(b, prefetch);
     const V b0 = load<kWhole>(d, b, width);
     const V b1 = load<kWhole>(d, b + lanes, width - lanes);
 #pragma GCC unroll 16

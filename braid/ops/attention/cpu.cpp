@@ -6,6 +6,7 @@
 #include "braid/ops/attention/pages.h"
 #include "braid/ops/attention/pair_gemm.h"
 #include "braid/ops/attention/scratch.h"
+#include "braid/simd/bf16_dot.h"
 #include "braid/simd/gemm.h"
 
 // clang-format off
@@ -339,7 +340,7 @@ void attention(ThreadPool& threads, const AttentionDims& dims, const AttentionSe
   const auto attend = HWY_DYNAMIC_DISPATCH(attend_item);
   const int64_t per_worker = attention_scratch(dims);
   const AttentionMath math = dims.page_dtype == DType::kF32 ? AttentionMath::kF32
-                             : has_pair_gemm()              ? AttentionMath::kPairs
+                             : simd::uses_bf16_dot()        ? AttentionMath::kPairs
                                                             : AttentionMath::kRounded;
   threads.parallel_for(items, grain, [&](int64_t begin, int64_t end, int worker) {
     ScratchCursor cursor(scratch + worker * per_worker);

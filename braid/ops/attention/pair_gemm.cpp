@@ -80,11 +80,6 @@ constexpr std::array<Tile, kRows> tiles(std::index_sequence<kIndex...>) {
 
 }  // namespace
 
-bool has_pair_gemm() {
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl");
-}
-
 void pair_gemm(const PairGemmDims& g, const BF16* a, const BF16* b, float* c) {
   using Index = std::make_index_sequence<kRows>;
   static constexpr std::array<std::array<Tile, kRows>, 2> kTiles = {tiles<false>(Index{}),
@@ -125,7 +120,6 @@ void round_rows(int64_t rows, int64_t count, int64_t stride, const float* x, BF1
 
 #else
 
-bool has_pair_gemm() { return false; }
 void pair_gemm(const PairGemmDims&, const BF16*, const BF16*, float*) {}
 void round_rows(int64_t, int64_t, int64_t, const float*, BF16*) {}
 

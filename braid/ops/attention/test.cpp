@@ -9,6 +9,7 @@
 #include "braid/ops/attention/cases.h"
 #include "braid/ops/attention/reference.h"
 #include "tests/support/numeric.h"
+#include "tests/support/targets.h"
 
 namespace braid {
 namespace {
@@ -113,20 +114,22 @@ TEST(Attention, AnyCutGivesTheSameBits) {
     SCOPED_TRACE(fmt::format("T {} H {}/{} hd {} window {}", c.tokens, c.heads, c.kv_heads,
                              c.head_dim, c.window));
     const Inputs x = make_inputs(c, 5);
-    const Tensor whole =
-        attention(ctx, x.q, x.k, x.v, SequenceBatch::single(c.tokens), options_of(c));
-    Tensor rounded;
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      for (const auto& lengths : std::vector<std::vector<int64_t>>{
-               {c.tokens}, {1}, {17}, {130}, {c.tokens / 3 + 1, 1}, {64, 3}}) {
-        const Cache cache(c, dtype, all_pages(c.tokens));
-        const Tensor y = in_pieces(ctx, c, x, cache.view(), lengths);
-        if (dtype == DType::kBF16 && !rounded.defined()) rounded = y;
-        EXPECT_TRUE(test::same_bits(y, dtype == DType::kF32 ? whole : rounded))
-            << to_string(dtype) << " pieces of " << lengths[0];
+    test::on_every_target([&] {
+      const Tensor whole =
+          attention(ctx, x.q, x.k, x.v, SequenceBatch::single(c.tokens), options_of(c));
+      Tensor rounded;
+      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+        for (const auto& lengths : std::vector<std::vector<int64_t>>{
+                 {c.tokens}, {1}, {17}, {130}, {c.tokens / 3 + 1, 1}, {64, 3}}) {
+          const Cache cache(c, dtype, all_pages(c.tokens));
+          const Tensor y = in_pieces(ctx, c, x, cache.view(), lengths);
+          if (dtype == DType::kBF16 && !rounded.defined()) rounded = y;
+          EXPECT_TRUE(test::same_bits(y, dtype == DType::kF32 ? whole : rounded))
+              << to_string(dtype) << " pieces of " << lengths[0];
+        }
       }
-    }
-    test::expect_close(rounded, test::values(whole), test::tolerance(DType::kBF16, 1), "bf16");
+      test::expect_close(rounded, test::values(whole), test::tolerance(DType::kBF16, 1), "bf16");
+    });
   }
 }
 
@@ -151,7 +154,7 @@ TEST(Attention, ValuesInsideKeys) {
     const Tensor want = attention(one, x.q, x.k, apart.v, whole, options);
     options.values_in_keys = c.value_dim;
     EXPECT_TRUE(test::same_bits(attention(many, x.q, x.k, {}, whole, options), want));
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto in_pages = [&](DType dtype) {
       const Cache of_both(c, dtype, all_pages(c.tokens));
       const Tensor y = in_pieces(one, c, apart, of_both.view(), {c.tokens});
       for (const int64_t piece : {c.tokens, int64_t{1}, int64_t{17}}) {
@@ -165,7 +168,11 @@ TEST(Attention, ValuesInsideKeys) {
               << to_string(dtype) << " " << at;
         }
       }
-    }
+    };
+    test::on_every_target([&] {
+      in_pages(DType::kF32);
+      in_pages(DType::kBF16);
+    });
   }
 }
 

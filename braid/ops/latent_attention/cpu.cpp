@@ -3,6 +3,7 @@
 #include "braid/core/thread_pool.h"
 #include "braid/ops/latent_attention/kernels.h"
 #include "braid/ops/linear/bf16.h"
+#include "braid/simd/bf16_dot.h"
 #include "braid/simd/gemm.h"
 
 namespace braid::cpu {
@@ -14,7 +15,7 @@ constexpr int64_t kSlabTiles = 8;  // a task: tiles that meet a panel while it i
 constexpr int64_t kSlabRows = kTileRows * kSlabTiles;
 
 bool in_pairs(const HeadProductDims& dims) {
-  return dims.b.dtype == DType::kBF16 && has_bf16_dot();
+  return dims.b.dtype == DType::kBF16 && simd::uses_bf16_dot();
 }
 
 // Units along k: pairs, or floats.

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "braid/ops/linear/bf16_widened.h"
+#include "braid/simd/bf16_dot.h"
+#include "braid/simd/prefetch.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -42,7 +44,7 @@ BRAID_BF16_DOT void dot_tile(const Bf16TileDims& g, const uint32_t* a, const voi
   const auto* panel = static_cast<const __m512i*>(b);
   const int64_t prefetch = g.prefetch;
   for (int64_t p = g.k; p > 0; --p) {
-    __builtin_prefetch(reinterpret_cast<const char*>(panel) + prefetch, 0, 2);
+    simd::prefetch_lines(panel, prefetch);
     const auto b0 = (__m512bh)_mm512_loadu_si512(panel);
     const auto b1 = (__m512bh)_mm512_loadu_si512(panel + 1);
 #pragma GCC unroll 16
@@ -104,26 +106,18 @@ BRAID_BF16_DOT void dot_round_pairs(int64_t count, const float* even, const floa
 
 }  // namespace
 
-bool has_bf16_dot() {
-  static const bool has =
-      __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-      __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0;
-  return has && dispatches_avx512();
-}
-#else
-bool has_bf16_dot() { return false; }
 #endif
 
 void round_to_bf16(int64_t count, const float* x, BF16* y) {
 #if defined(__x86_64__)
-  if (has_bf16_dot()) return dot_round(count, x, y);
+  if (simd::uses_bf16_dot()) return dot_round(count, x, y);
 #endif
   for (int64_t i = 0; i < count; ++i) y[i] = to_bf16(x[i]);
 }
 
 void round_pairs_to_bf16(int64_t count, const float* even, const float* odd, BF16* y) {
 #if defined(__x86_64__)
-  if (has_bf16_dot()) return dot_round_pairs(count, even, odd, y);
+  if (simd::uses_bf16_dot()) return dot_round_pairs(count, even, odd, y);
 #endif
   for (int64_t i = 0; i < count; ++i) {
     y[2 * i] = to_bf16(even[i]);
@@ -134,7 +128,8 @@ void round_pairs_to_bf16(int64_t count, const float* even, const float* odd, BF1
 void bf16_tile(const Bf16TileDims& dims, const void* a, const void* b, const float* start,
                float* c) {
 #if defined(__x86_64__)
-  if (has_bf16_dot()) return dot_tile_any(dims, static_cast<const uint32_t*>(a), b, start, c);
+  if (simd::uses_bf16_dot())
+    return dot_tile_any(dims, static_cast<const uint32_t*>(a), b, start, c);
 #endif
   bf16_tile_widened(dims, static_cast<const float*>(a), static_cast<const BF16*>(b), start, c);
 }

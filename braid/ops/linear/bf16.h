@@ -6,19 +6,15 @@
 
 namespace braid::cpu {
 
-/// True where products of bfloat16 weights use the AVX-512 dot product of pairs. Elsewhere the
-/// weights are widened and the sums are those of float32.
-bool has_bf16_dot();
-
-/// Round to nearest, ties to even. With the dot product instruction subnormals become zero, as
-/// they do in the product itself.
+/// Round to nearest, ties to even. Where simd::uses_bf16_dot() subnormals become zero, as they do
+/// in the product itself.
 void round_to_bf16(int64_t count, const float* x, BF16* y);
 /// y[i] <- (even[i], odd[i])
 void round_pairs_to_bf16(int64_t count, const float* even, const float* odd, BF16* y);
 
-/// As simd::GemmDims for a tile of one panel: b is [pairs][32][2] bfloat16 and n <= 32. With the
-/// dot product instruction a holds pairs too (a_row and a_col count pairs, k counts pairs); without
-/// it a is float32 and k counts elements, even.
+/// As simd::GemmDims for a tile of one panel: b is [pairs][32][2] bfloat16 and n <= 32. Where
+/// simd::uses_bf16_dot() a holds pairs too (a_row and a_col count pairs, k counts pairs); elsewhere
+/// a is float32 and k counts elements, even.
 struct Bf16TileDims {
   int64_t m, n, k;
   int64_t a_row, a_col, c_row, start_row;
@@ -26,5 +22,13 @@ struct Bf16TileDims {
 };
 void bf16_tile(const Bf16TileDims& dims, const void* a, const void* b, const float* start,
                float* c);
+
+/// Bytes that a stream of weights is asked for ahead: what memory delivers while a request is under
+/// way.
+constexpr int64_t kBytesAhead = 4096;
+
+/// w (2 pairs, 32) float32 <- b as above: `simd::gemm` on it gives the bits of a `bf16_tile` that
+/// widens, and repays the copy where many rows meet the panel.
+void widen_panel(int64_t pairs, const void* b, float* w);
 
 }  // namespace braid::cpu

@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "braid/simd/prefetch.h"
+
 // clang-format off
 #include "braid/simd/targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -40,7 +42,9 @@ HWY_NOINLINE void tile(const Bf16TileDims& g, const float* a, const uint32_t* b,
     acc0[i] = start == nullptr ? hn::Zero(d) : hn::LoadU(d, start + i * g.start_row);
     acc1[i] = start == nullptr ? hn::Zero(d) : hn::LoadU(d, start + i * g.start_row + lanes);
   }
+  const int64_t prefetch = g.prefetch;
   for (int64_t p = 0; p < g.k; p += 2) {
+    simd::prefetch_lines(b, prefetch);
     const auto pair0 = hn::LoadU(du, b), pair1 = hn::LoadU(du, b + lanes);
     const V even0 = hn::BitCast(d, hn::ShiftLeft<16>(pair0));
     const V even1 = hn::BitCast(d, hn::ShiftLeft<16>(pair1));
@@ -106,7 +110,23 @@ void bf16_tile(const Bf16TileDims& g, const float* a, const BF16* b, const float
   }
 }
 
-bool dispatches_avx512() { return HWY_TARGET == HWY_AVX3; }
+void widen_panel(int64_t pairs, const void* b, float* w) {
+  const D d;
+  const DU du;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto high = hn::Set(du, 0xffff0000u);
+  const auto* units = static_cast<const uint32_t*>(b);
+  for (int64_t p = 0; p < pairs; ++p) {
+    simd::prefetch_lines(units, kBytesAhead);
+    for (int64_t j = 0; j < kPanel; j += lanes) {
+      const auto pair = hn::LoadU(du, units + j);
+      hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(pair)), d, w + j);
+      hn::StoreU(hn::BitCast(d, hn::And(pair, high)), d, w + kPanel + j);
+    }
+    units += kPanel;
+    w += 2 * kPanel;
+  }
+}
 
 }  // namespace braid::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -115,13 +135,15 @@ HWY_AFTER_NAMESPACE();
 namespace braid::cpu {
 
 HWY_EXPORT(bf16_tile);
-HWY_EXPORT(dispatches_avx512);
-
-bool dispatches_avx512() { return HWY_DYNAMIC_DISPATCH(dispatches_avx512)(); }
+HWY_EXPORT(widen_panel);
 
 void bf16_tile_widened(const Bf16TileDims& dims, const float* a, const BF16* b, const float* start,
                        float* c) {
   HWY_DYNAMIC_DISPATCH(bf16_tile)(dims, a, b, start, c);
+}
+
+void widen_panel(int64_t pairs, const void* b, float* w) {
+  HWY_DYNAMIC_DISPATCH(widen_panel)(pairs, b, w);
 }
 
 }  // namespace braid::cpu

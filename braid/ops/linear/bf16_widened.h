@@ -9,8 +9,4 @@ namespace braid::cpu {
 void bf16_tile_widened(const Bf16TileDims& dims, const float* a, const BF16* b, const float* start,
                        float* c);
 
-/// True where Highway's dispatch runs AVX-512, so that a test that restricts the targets restricts
-/// the kernels beside it too.
-bool dispatches_avx512();
-
 }  // namespace braid::cpu

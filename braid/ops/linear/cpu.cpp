@@ -4,6 +4,7 @@
 #include "braid/ops/linear/bf16.h"
 #include "braid/ops/linear/kernels.h"
 #include "braid/ops/linear/on_thread.h"
+#include "braid/simd/bf16_dot.h"
 #include "braid/simd/gemm.h"
 
 namespace braid::cpu {
@@ -15,6 +16,10 @@ constexpr int64_t kTileRows = 14;
 constexpr int64_t kSlabBytes = 384 << 10;
 // Inputs at a time when there are many rows: a tile of a and the panel it meets stay near.
 constexpr int64_t kBlockUnits = 1024;
+// Fewer where a block of b is widened into a buffer first.
+constexpr int64_t kWidenedUnits = 512;
+// With so few, reading b is what a product waits for.
+constexpr int64_t kFewTiles = 2;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -22,6 +27,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // that the one before it stored.
 struct Plan {
   bool pairs;     // a is bfloat16 pairs, a unit is a pair; else a unit is a float
+  bool widened;   // b is bfloat16 and widened to float32, a panel's block at a time
   bool packed;    // a is copied into tiles, [tile][unit][rows]
   bool by_rows;   // of too few rows to repay turning them: [row][unit]
   int64_t units;  // along k
@@ -45,16 +51,15 @@ bool read_in_place(const LinearDims& dims) {
 Plan make_plan(const LinearDims& dims, int threads) {
   Plan plan{};
   const bool bf16 = dims.b.dtype == DType::kBF16;
-  plan.pairs = bf16 && has_bf16_dot();
-  plan.packed = bf16 || (dims.m > kTileRows && !read_in_place(dims));
+  plan.pairs = bf16 && simd::uses_bf16_dot();
+  plan.packed = bf16 || (dims.m > 1 && !read_in_place(dims));
   plan.units = plan.pairs ? dims.b.padded_k() / 2 : dims.b.padded_k();
   plan.tiles = ceil_div(dims.m, kTileRows);
   plan.by_rows = plan.pairs && dims.a_column == 1 && dims.m < 4;
-  // Two tiles let the next panel arrive while the second meets this one.
-  if (bf16 && plan.tiles == 1 && dims.m > kTileRows / 2) plan.tiles = 2;
   plan.rows = ceil_div(dims.m, plan.tiles);
-  const int64_t blocks =
-      plan.tiles <= 1 ? 1 : std::max<int64_t>(1, ceil_div(plan.units, kBlockUnits));
+  plan.widened = bf16 && !plan.pairs && plan.tiles > kFewTiles;
+  const int64_t most = plan.widened ? kWidenedUnits : kBlockUnits;
+  const int64_t blocks = plan.tiles <= 1 ? 1 : std::max<int64_t>(1, ceil_div(plan.units, most));
   plan.block = std::max<int64_t>(2, ceil_div(ceil_div(plan.units, blocks), 2) * 2);
 
   const int64_t tile_bytes = std::max<int64_t>(1, plan.rows * plan.block * 4);
@@ -162,52 +167,71 @@ struct Operands {
   float* c;
 };
 
-// One tile of rows against one panel over the units [u0, u1).
+// Units [u0, u1) of a panel of b, in float32 or as pairs of bfloat16.
+struct PanelBlock {
+  int64_t panel, u0, u1;
+  const void* b;
+  bool floats;
+};
+
+// In place, or widened into `buffer`.
+PanelBlock panel_block(const LinearDims& dims, const Plan& plan, const std::byte* b, int64_t panel,
+                       int64_t u0, float* buffer) {
+  const int64_t u1 = std::min(plan.units, u0 + plan.block);
+  const int64_t unit_bytes = kPanel * static_cast<int64_t>(size_of(dims.b.dtype));
+  const std::byte* from = b + static_cast<size_t>(panel) * dims.b.panel_bytes() +
+                          u0 * unit_bytes * (plan.pairs ? 2 : 1);
+  if (!plan.widened) return {panel, u0, u1, from, dims.b.dtype == DType::kF32};
+  widen_panel((u1 - u0) / 2, from, buffer);
+  return {panel, u0, u1, buffer, true};
+}
+
 void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64_t tile,
-              int64_t panel, int64_t u0, int64_t u1, int64_t prefetch) {
-  const int64_t row0 = tile * plan.rows, column0 = panel * kPanel;
+              const PanelBlock& block, int64_t prefetch) {
+  const int64_t row0 = tile * plan.rows, column0 = block.panel * kPanel, u0 = block.u0;
   const int64_t rows = std::min(plan.rows, dims.m - row0);
   const int64_t width = std::min(kPanel, dims.b.n - column0);
   const int64_t a_row = !plan.packed ? dims.a_row : plan.by_rows ? plan.units : 1;
   const int64_t a_col = !plan.packed ? dims.a_column : plan.by_rows ? 1 : plan.rows;
   const float* a = plan.packed && !plan.by_rows ? x.a + (tile * plan.units + u0) * plan.rows
                                                 : x.a + row0 * a_row + u0 * a_col;
-  const std::byte* b = x.b + static_cast<size_t>(panel) * dims.b.panel_bytes();
   float* c = x.c + row0 * dims.c_row + column0;
   const float* start = u0 > 0               ? c
                        : x.start == nullptr ? nullptr
                                             : x.start + row0 * dims.start_row + column0;
   const int64_t start_row = u0 > 0 ? dims.c_row : dims.start_row;
-  if (dims.b.dtype == DType::kF32) {
+  if (block.floats) {
     const simd::GemmDims gemm{.m = rows,
                               .n = width,
-                              .k = u1 - u0,
-                              .a_row = a_row,
+                              .k = block.u1 - u0,
+                              .a_row = rows == 1 ? 1 : a_row,
                               .a_col = a_col,
                               .b_row = kPanel,
                               .c_row = dims.c_row,
                               .start_row = start_row,
                               .prefetch = prefetch};
-    simd::gemm(gemm, a, reinterpret_cast<const float*>(b) + u0 * kPanel, start, c);
+    simd::gemm(gemm, a, static_cast<const float*>(block.b), start, c);
     return;
   }
   const Bf16TileDims gemm{.m = rows,
                           .n = width,
-                          .k = u1 - u0,
-                          .a_row = a_row,
+                          .k = block.u1 - u0,
+                          .a_row = rows == 1 ? 1 : a_row,
                           .a_col = a_col,
                           .c_row = dims.c_row,
                           .start_row = start_row,
                           .prefetch = prefetch};
-  const int64_t unit = plan.pairs ? 2 : 1;
-  bf16_tile(gemm, a, reinterpret_cast<const BF16*>(b) + u0 * unit * kPanel, start, c);
+  bf16_tile(gemm, a, block.b, start, c);
 }
 
-// While tiles meet a panel, memory is idle: the first two fetch the next panel, a line each of the
-// two that a unit has.
-int64_t prefetch_offset(const LinearDims& dims, int64_t panels_left, int64_t tile, int64_t tiles) {
-  if (panels_left < 2 || tile > 1 || tiles < 2) return 0;
-  return static_cast<int64_t>(dims.b.panel_bytes()) + 64 * tile;
+// Few tiles wait for memory: the first fetches what it will read itself. While many meet a panel,
+// memory is idle: the first fetches the next one.
+int64_t prefetch_offset(const LinearDims& dims, const Plan& plan, int64_t panels_left, int64_t tile,
+                        int64_t tiles) {
+  if (tile > 0) return 0;
+  if (tiles <= kFewTiles) return kBytesAhead;
+  if (plan.widened || panels_left < 2) return 0;
+  return static_cast<int64_t>(dims.b.panel_bytes());
 }
 
 template <class Threads>
@@ -223,6 +247,7 @@ void product(Threads& threads, const LinearDims& dims, const float* a, const voi
   const Operands x{a, static_cast<const std::byte*>(b), start, c};
   // Tasks of one slab follow each other, so that a worker tends to keep its slab.
   threads.parallel_for(plan.slabs * plan.groups, 1, [&](int64_t begin, int64_t end) {
+    alignas(64) float buffer[kWidenedUnits * kPanel];
     for (int64_t task = begin; task < end; ++task) {
       const int64_t tile0 = task / plan.groups * plan.slab;
       const int64_t tile1 = std::min(plan.tiles, tile0 + plan.slab);
@@ -230,14 +255,14 @@ void product(Threads& threads, const LinearDims& dims, const float* a, const voi
       const int64_t panel1 = std::min(dims.b.panels(), panel0 + plan.group);
       int64_t u0 = 0;
       do {
-        const int64_t u1 = std::min(plan.units, u0 + plan.block);
         for (int64_t panel = panel0; panel < panel1; ++panel) {
+          const PanelBlock block = panel_block(dims, plan, x.b, panel, u0, buffer);
           for (int64_t tile = tile0; tile < tile1; ++tile) {
-            run_tile(dims, plan, x, tile, panel, u0, u1,
-                     prefetch_offset(dims, panel1 - panel, tile - tile0, tile1 - tile0));
+            run_tile(dims, plan, x, tile, block,
+                     prefetch_offset(dims, plan, panel1 - panel, tile - tile0, tile1 - tile0));
           }
         }
-        u0 = u1;
+        u0 += plan.block;
       } while (u0 < plan.units);
     }
   });

@@ -34,6 +34,15 @@ class Linear : public test::DeviceAndDTypeTest {
   Weight make(const Tensor& plain, bool trainable = false) {
     return Weight::make(ctx(), plain, {.packed_dtype = dtype(), .trainable = trainable});
   }
+  /// On every instruction set, where there are several.
+  template <class Body>
+  void everywhere(Body&& body) {
+    if (on_cpu()) {
+      test::on_every_target(body);
+    } else {
+      body();
+    }
+  }
   void check_against_reference(const cases::LinearCase& shape);
 };
 
@@ -60,11 +69,7 @@ void Linear::check_against_reference(const cases::LinearCase& shape) {
 TEST_P(Linear, MatchesTheReference) {
   for (const auto& shape : cases::kLinearOdd) {
     SCOPED_TRACE(testing::Message() << shape.m << " " << shape.n << " " << shape.k);
-    if (on_cpu()) {
-      test::on_every_target([&] { check_against_reference(shape); });
-    } else {
-      check_against_reference(shape);
-    }
+    everywhere([&] { check_against_reference(shape); });
   }
 }
 
@@ -72,18 +77,20 @@ TEST_P(Linear, RowsAreTheSameBitsInEveryBatchOnAnyNumberOfThreads) {
   constexpr int64_t n = 1100, k = 2101;
   const Tensor x = to_device(test::randn({65, k}, 1)), bias = to_device(test::randn({n}, 2));
   const Weight w = make(test::randn({n, k}, 3));
-  const Tensor whole = linear(ctx(), x, w, bias);
-  for (const int threads : {1, 3}) {
-    Context other({.device = ctx().device(), .threads = threads});
-    EXPECT_TRUE(same(linear(other, x, w, bias), whole));
-  }
-  for (const int64_t piece : {1, 2, 13, 14, 15, 16, 33}) {
-    for (int64_t i = 0; i < 65; i += piece) {
-      const int64_t end = std::min<int64_t>(65, i + piece);
-      ASSERT_TRUE(same(linear(ctx(), x.slice_rows(i, end), w, bias), whole.slice_rows(i, end)))
-          << "rows " << i << " to " << end;
+  everywhere([&] {
+    const Tensor whole = linear(ctx(), x, w, bias);
+    for (const int threads : {1, 3}) {
+      Context other({.device = ctx().device(), .threads = threads});
+      EXPECT_TRUE(same(linear(other, x, w, bias), whole));
     }
-  }
+    for (const int64_t piece : {1, 2, 13, 14, 15, 16, 28, 33}) {
+      for (int64_t i = 0; i < 65; i += piece) {
+        const int64_t end = std::min<int64_t>(65, i + piece);
+        ASSERT_TRUE(same(linear(ctx(), x.slice_rows(i, end), w, bias), whole.slice_rows(i, end)))
+            << "rows " << i << " to " << end;
+      }
+    }
+  });
 }
 
 // On a device the number of rows decides which tiles serve them, and the alignment which loads.
@@ -93,19 +100,21 @@ TEST_P(Linear, RowsAreTheSameBitsInLargeAndSmallBatches) {
     const Tensor x = to_device(test::randn({m, k}, 1)), bias = to_device(test::randn({n}, 2));
     const Tensor residual = to_device(test::randn({m, n}, 4));
     const Weight w = make(test::randn({n, k}, 3));
-    const Tensor whole = linear(ctx(), x, w, bias), sum = linear_residual(ctx(), x, w, residual);
-    int64_t begin = 0;
-    for (const int64_t piece : {1, 3, 16, 17, 64, 129, 300}) {
-      const int64_t end = begin + piece;
-      ASSERT_TRUE(
-          same(linear(ctx(), x.slice_rows(begin, end), w, bias), whole.slice_rows(begin, end)))
-          << n << " by " << k << ", rows " << begin << " to " << end;
-      ASSERT_TRUE(
-          same(linear_residual(ctx(), x.slice_rows(begin, end), w, residual.slice_rows(begin, end)),
-               sum.slice_rows(begin, end)))
-          << n << " by " << k << ", rows " << begin << " to " << end;
-      begin = end;
-    }
+    SCOPED_TRACE(testing::Message() << n << " by " << k);
+    everywhere([&] {
+      const Tensor whole = linear(ctx(), x, w, bias);
+      const Tensor sum = linear_residual(ctx(), x, w, residual);
+      int64_t begin = 0;
+      for (const int64_t piece : {1, 3, 16, 17, 64, 129, 300}) {
+        const int64_t end = begin + piece;
+        const Tensor rows = x.slice_rows(begin, end), start = residual.slice_rows(begin, end);
+        ASSERT_TRUE(same(linear(ctx(), rows, w, bias), whole.slice_rows(begin, end)))
+            << "rows " << begin << " to " << end;
+        ASSERT_TRUE(same(linear_residual(ctx(), rows, w, start), sum.slice_rows(begin, end)))
+            << "rows " << begin << " to " << end;
+        begin = end;
+      }
+    });
   }
 }
 

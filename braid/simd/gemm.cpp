@@ -88,9 +88,9 @@ HWY_NOINLINE void tile(const GemmDims& g, const float* a, const float* b, const 
     }
   }
   const int64_t a_row = kUnit ? 1 : g.a_row, a_col = g.a_col, b_row = g.b_row;
-  const int64_t prefetch = g.prefetch;
+  const auto* ahead = static_cast<const char*>(g.ahead == nullptr ? b : g.ahead);
   for (int64_t p = g.k; p > 0; --p) {
-    if constexpr (kUnit) prefetch_lines(b, prefetch);
+    if constexpr (kUnit) prefetch_lines(ahead);
     const V b0 = load<kWhole>(d, b, width);
     const V b1 = load<kWhole>(d, b + lanes, width - lanes);
 #pragma GCC unroll 16
@@ -101,6 +101,7 @@ HWY_NOINLINE void tile(const GemmDims& g, const float* a, const float* b, const 
     }
     a += a_col;
     b += b_row;
+    ahead += g.ahead_row;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kM; ++i) {
@@ -134,6 +135,72 @@ void gemm(const GemmDims& g, const float* a, const float* b, const float* start,
   }
 }
 
+#if HWY_TARGET == HWY_AVX3
+
+// Columns {4 b + c} of four rows in block b of vector c.
+HWY_INLINE void turn_blocks(D d, const V (&row)[4], V (&column)[4]) {
+  const V low02 = hn::InterleaveLower(d, row[0], row[2]);
+  const V low13 = hn::InterleaveLower(d, row[1], row[3]);
+  const V high02 = hn::InterleaveUpper(d, row[0], row[2]);
+  const V high13 = hn::InterleaveUpper(d, row[1], row[3]);
+  column[0] = hn::InterleaveLower(d, low02, low13);
+  column[1] = hn::InterleaveUpper(d, low02, low13);
+  column[2] = hn::InterleaveLower(d, high02, high13);
+  column[3] = hn::InterleaveUpper(d, high02, high13);
+}
+
+// At most 16 x 16, of which kWhole has every column. Rows that are not there repeat the last one
+// and are not stored.
+template <bool kWhole>
+HWY_INLINE void transpose_block(int64_t rows, int64_t columns, const float* x, int64_t x_row,
+                                float* y, int64_t y_row) {
+  const D d;
+  V turned[4][4];
+#pragma GCC unroll 4
+  for (int64_t g = 0; g < 4; ++g) {
+    V row[4];
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < 4; ++i) {
+      row[i] = load<kWhole>(d, x + std::min(4 * g + i, rows - 1) * x_row, columns);
+    }
+    turn_blocks(d, row, turned[g]);
+  }
+  const auto there = hn::FirstN(d, static_cast<size_t>(rows));
+  const auto put = [&](V v, int64_t column) {
+    if (kWhole || column < columns) hn::BlendedStore(v, there, d, y + column * y_row);
+  };
+#pragma GCC unroll 4
+  for (int64_t c = 0; c < 4; ++c) {
+    const V even01 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(turned[1][c]), turned[0][c]);
+    const V odd01 = hn::OddEvenBlocks(turned[1][c], hn::SwapAdjacentBlocks(turned[0][c]));
+    const V even23 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(turned[3][c]), turned[2][c]);
+    const V odd23 = hn::OddEvenBlocks(turned[3][c], hn::SwapAdjacentBlocks(turned[2][c]));
+    put(hn::ConcatLowerLower(d, even23, even01), c);
+    put(hn::ConcatLowerLower(d, odd23, odd01), c + 4);
+    put(hn::ConcatUpperUpper(d, even23, even01), c + 8);
+    put(hn::ConcatUpperUpper(d, odd23, odd01), c + 12);
+  }
+}
+
+HWY_INLINE void transpose_blocks(int64_t rows, int64_t columns, const float* x, int64_t x_row,
+                                 float* y, int64_t y_row) {
+  for (int64_t j = 0; j < columns; j += 16) {
+    const bool whole = columns - j >= 16;
+    for (int64_t i = 0; i < rows; i += 16) {
+      const int64_t count = std::min<int64_t>(16, rows - i);
+      const float* from = x + i * x_row + j;
+      float* to = y + j * y_row + i;
+      if (whole) {
+        transpose_block<true>(count, 16, from, x_row, to, y_row);
+      } else {
+        transpose_block<false>(count, columns - j, from, x_row, to, y_row);
+      }
+    }
+  }
+}
+
+#else
+
 HWY_INLINE void transpose_4x4(const float* x, int64_t x_row, float* y, int64_t y_row) {
 #if HWY_TARGET == HWY_SCALAR
   for (int64_t i = 0; i < 4; ++i) {
@@ -154,14 +221,8 @@ HWY_INLINE void transpose_4x4(const float* x, int64_t x_row, float* y, int64_t y
 
 // In blocks of 4 x 16, a cache line of four rows; what is left over is done again with its
 // neighbours by a block that overlaps them.
-void transpose(int64_t rows, int64_t columns, const float* x, int64_t x_row, float* y,
-               int64_t y_row) {
-  if (rows < 4 || columns < 4) {
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < columns; ++j) y[j * y_row + i] = x[i * x_row + j];
-    }
-    return;
-  }
+HWY_INLINE void transpose_blocks(int64_t rows, int64_t columns, const float* x, int64_t x_row,
+                                 float* y, int64_t y_row) {
   for (int64_t j0 = 0; j0 < columns; j0 += 16) {
     const int64_t j1 = std::min(columns, j0 + 16);
     for (int64_t i0 = 0; i0 < rows; i0 += 4) {
@@ -171,6 +232,16 @@ void transpose(int64_t rows, int64_t columns, const float* x, int64_t x_row, flo
         transpose_4x4(x + i * x_row + j, x_row, y + j * y_row + i, y_row);
       }
     }
+  }
+}
+
+#endif
+
+void transpose(int64_t rows, int64_t columns, const float* x, int64_t x_row, float* y,
+               int64_t y_row) {
+  if (rows >= 4 && columns >= 4) return transpose_blocks(rows, columns, x, x_row, y, y_row);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) y[j * y_row + i] = x[i * x_row + j];
   }
 }
 

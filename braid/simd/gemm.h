@@ -11,7 +11,10 @@ struct GemmDims {
   int64_t a_row, a_col;   // a[i, p] lies at i * a_row + p * a_col
   int64_t b_row, c_row;   // b[p, j] at p * b_row + j; c[i, j] at i * c_row + j
   int64_t start_row = 0;  // 0 starts every row alike (a bias)
-  int64_t prefetch = 0;   // bytes from a row of b to two lines wanted in L2 soon, for a_row of 1
+  /// Memory that will be wanted soon: with each row of b two cache lines of it are fetched to L2,
+  /// `ahead_row` bytes further on. Only where a_row is 1. Need not be readable; null is none.
+  const void* ahead = nullptr;
+  int64_t ahead_row = 0;
 };
 
 /// c[i, j] <- start[i, j] + sum_p a[i, p] b[p, j], float32, on the calling thread: for use inside a

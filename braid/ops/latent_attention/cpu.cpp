@@ -60,7 +60,7 @@ void tile_product(const HeadProductDims& dims, int64_t rows, const float* a, con
              .a_col = rows,
              .c_row = c_row,
              .start_row = 0,
-             .prefetch = 0},
+             .ahead = nullptr},
             a, b, nullptr, c);
 }
 

@@ -42,9 +42,9 @@ BRAID_BF16_DOT void dot_tile(const Bf16TileDims& g, const uint32_t* a, const voi
   }
   const int64_t a_row = kUnit ? 1 : g.a_row, a_col = g.a_col;
   const auto* panel = static_cast<const __m512i*>(b);
-  const int64_t prefetch = g.prefetch;
+  const auto* ahead = static_cast<const char*>(g.ahead == nullptr ? b : g.ahead);
   for (int64_t p = g.k; p > 0; --p) {
-    simd::prefetch_lines(panel, prefetch);
+    simd::prefetch_lines(ahead);
     const auto b0 = (__m512bh)_mm512_loadu_si512(panel);
     const auto b1 = (__m512bh)_mm512_loadu_si512(panel + 1);
 #pragma GCC unroll 16
@@ -55,6 +55,7 @@ BRAID_BF16_DOT void dot_tile(const Bf16TileDims& g, const uint32_t* a, const voi
     }
     a += a_col;
     panel += 2;
+    ahead += 128;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kM; ++i) {

@@ -18,14 +18,11 @@ void round_pairs_to_bf16(int64_t count, const float* even, const float* odd, BF1
 struct Bf16TileDims {
   int64_t m, n, k;
   int64_t a_row, a_col, c_row, start_row;
-  int64_t prefetch;  // as in simd::GemmDims
+  const void* ahead;  // with each row of pairs the next 128 bytes of it are fetched to L2, as in
+                      // simd::GemmDims
 };
 void bf16_tile(const Bf16TileDims& dims, const void* a, const void* b, const float* start,
                float* c);
-
-/// Bytes that a stream of weights is asked for ahead: what memory delivers while a request is under
-/// way.
-constexpr int64_t kBytesAhead = 4096;
 
 /// w (2 pairs, 32) float32 <- b as above: `simd::gemm` on it gives the bits of a `bf16_tile` that
 /// widens, and repays the copy where many rows meet the panel.

@@ -42,9 +42,10 @@ HWY_NOINLINE void tile(const Bf16TileDims& g, const float* a, const uint32_t* b,
     acc0[i] = start == nullptr ? hn::Zero(d) : hn::LoadU(d, start + i * g.start_row);
     acc1[i] = start == nullptr ? hn::Zero(d) : hn::LoadU(d, start + i * g.start_row + lanes);
   }
-  const int64_t prefetch = g.prefetch;
+  const auto* ahead =
+      g.ahead == nullptr ? reinterpret_cast<const char*>(b) : static_cast<const char*>(g.ahead);
   for (int64_t p = 0; p < g.k; p += 2) {
-    simd::prefetch_lines(b, prefetch);
+    simd::prefetch_lines(ahead);
     const auto pair0 = hn::LoadU(du, b), pair1 = hn::LoadU(du, b + lanes);
     const V even0 = hn::BitCast(d, hn::ShiftLeft<16>(pair0));
     const V even1 = hn::BitCast(d, hn::ShiftLeft<16>(pair1));
@@ -65,6 +66,7 @@ HWY_NOINLINE void tile(const Bf16TileDims& g, const float* a, const uint32_t* b,
     }
     a += 2 * g.a_col;
     b += kPanel;
+    ahead += 128;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kM; ++i) {
@@ -117,7 +119,6 @@ void widen_panel(int64_t pairs, const void* b, float* w) {
   const auto high = hn::Set(du, 0xffff0000u);
   const auto* units = static_cast<const uint32_t*>(b);
   for (int64_t p = 0; p < pairs; ++p) {
-    simd::prefetch_lines(units, kBytesAhead);
     for (int64_t j = 0; j < kPanel; j += lanes) {
       const auto pair = hn::LoadU(du, units + j);
       hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(pair)), d, w + j);

@@ -20,6 +20,8 @@ constexpr int64_t kBlockUnits = 1024;
 constexpr int64_t kWidenedUnits = 512;
 // With so few, reading b is what a product waits for.
 constexpr int64_t kFewTiles = 2;
+// How far ahead of itself such a product fetches: what memory delivers while a request is under way.
+constexpr int64_t kBytesAhead = 4096;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -52,7 +54,8 @@ Plan make_plan(const LinearDims& dims, int threads) {
   Plan plan{};
   const bool bf16 = dims.b.dtype == DType::kBF16;
   plan.pairs = bf16 && simd::uses_bf16_dot();
-  plan.packed = bf16 || (dims.m > 1 && !read_in_place(dims));
+  const bool padded = dims.b.padded_k() != dims.b.k;
+  plan.packed = plan.pairs || padded || (dims.m > 1 && (bf16 || !read_in_place(dims)));
   plan.units = plan.pairs ? dims.b.padded_k() / 2 : dims.b.padded_k();
   plan.tiles = ceil_div(dims.m, kTileRows);
   plan.by_rows = plan.pairs && dims.a_column == 1 && dims.m < 4;
@@ -170,24 +173,24 @@ struct Operands {
 // Units [u0, u1) of a panel of b, in float32 or as pairs of bfloat16.
 struct PanelBlock {
   int64_t panel, u0, u1;
-  const void* b;
+  const std::byte* packed;  // where it lies
+  const void* b;            // that, or what it was widened into
   bool floats;
 };
 
-// In place, or widened into `buffer`.
 PanelBlock panel_block(const LinearDims& dims, const Plan& plan, const std::byte* b, int64_t panel,
                        int64_t u0, float* buffer) {
   const int64_t u1 = std::min(plan.units, u0 + plan.block);
   const int64_t unit_bytes = kPanel * static_cast<int64_t>(size_of(dims.b.dtype));
-  const std::byte* from = b + static_cast<size_t>(panel) * dims.b.panel_bytes() +
-                          u0 * unit_bytes * (plan.pairs ? 2 : 1);
-  if (!plan.widened) return {panel, u0, u1, from, dims.b.dtype == DType::kF32};
-  widen_panel((u1 - u0) / 2, from, buffer);
-  return {panel, u0, u1, buffer, true};
+  const std::byte* packed = b + static_cast<size_t>(panel) * dims.b.panel_bytes() +
+                            u0 * unit_bytes * (plan.pairs ? 2 : 1);
+  if (!plan.widened) return {panel, u0, u1, packed, packed, dims.b.dtype == DType::kF32};
+  widen_panel((u1 - u0) / 2, packed, buffer);
+  return {panel, u0, u1, packed, buffer, true};
 }
 
 void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64_t tile,
-              const PanelBlock& block, int64_t prefetch) {
+              const PanelBlock& block, const std::byte* ahead) {
   const int64_t row0 = tile * plan.rows, column0 = block.panel * kPanel, u0 = block.u0;
   const int64_t rows = std::min(plan.rows, dims.m - row0);
   const int64_t width = std::min(kPanel, dims.b.n - column0);
@@ -209,7 +212,8 @@ void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64
                               .b_row = kPanel,
                               .c_row = dims.c_row,
                               .start_row = start_row,
-                              .prefetch = prefetch};
+                              .ahead = ahead,
+                              .ahead_row = kPanel * static_cast<int64_t>(size_of(dims.b.dtype))};
     simd::gemm(gemm, a, static_cast<const float*>(block.b), start, c);
     return;
   }
@@ -220,18 +224,17 @@ void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64
                           .a_col = a_col,
                           .c_row = dims.c_row,
                           .start_row = start_row,
-                          .prefetch = prefetch};
+                          .ahead = ahead};
   bf16_tile(gemm, a, block.b, start, c);
 }
 
-// Few tiles wait for memory: the first fetches what it will read itself. While many meet a panel,
-// memory is idle: the first fetches the next one.
-int64_t prefetch_offset(const LinearDims& dims, const Plan& plan, int64_t panels_left, int64_t tile,
-                        int64_t tiles) {
-  if (tile > 0) return 0;
-  if (tiles <= kFewTiles) return kBytesAhead;
-  if (plan.widened || panels_left < 2) return 0;
-  return static_cast<int64_t>(dims.b.panel_bytes());
+// What a tile fetches. Few tiles wait for memory: the first fetches what it will read itself. While
+// many meet a panel, memory is idle: the first fetches the next one.
+const std::byte* ahead_of(const LinearDims& dims, const PanelBlock& block, int64_t panels_left,
+                          int64_t tile, int64_t tiles) {
+  if (tile > 0) return nullptr;
+  if (tiles <= kFewTiles) return block.packed + kBytesAhead;
+  return panels_left < 2 ? nullptr : block.packed + dims.b.panel_bytes();
 }
 
 template <class Threads>
@@ -259,7 +262,7 @@ void product(Threads& threads, const LinearDims& dims, const float* a, const voi
           const PanelBlock block = panel_block(dims, plan, x.b, panel, u0, buffer);
           for (int64_t tile = tile0; tile < tile1; ++tile) {
             run_tile(dims, plan, x, tile, block,
-                     prefetch_offset(dims, plan, panel1 - panel, tile - tile0, tile1 - tile0));
+                     ahead_of(dims, block, panel1 - panel, tile - tile0, tile1 - tile0));
           }
         }
         u0 += plan.block;

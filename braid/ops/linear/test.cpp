@@ -15,7 +15,6 @@
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear/reference.h"
 #include "tests/support/device.h"
-#include "tests/support/targets.h"
 
 namespace braid {
 namespace {
@@ -33,15 +32,6 @@ class Linear : public test::DeviceAndDTypeTest {
  protected:
   Weight make(const Tensor& plain, bool trainable = false) {
     return Weight::make(ctx(), plain, {.packed_dtype = dtype(), .trainable = trainable});
-  }
-  /// On every instruction set, where there are several.
-  template <class Body>
-  void everywhere(Body&& body) {
-    if (on_cpu()) {
-      test::on_every_target(body);
-    } else {
-      body();
-    }
   }
   void check_against_reference(const cases::LinearCase& shape);
 };

@@ -12,6 +12,7 @@
 #include "braid/core/context.h"
 #include "braid/core/error.h"
 #include "tests/support/numeric.h"
+#include "tests/support/targets.h"
 
 namespace braid::test {
 
@@ -30,6 +31,15 @@ class OnDevice {
 
   Context& ctx() { return *ctx_; }
   bool on_cpu() { return ctx().device().kind == DeviceKind::kCpu; }
+  /// Runs the body once; on the CPU, once for each instruction set.
+  template <class Body>
+  void everywhere(Body&& body) {
+    if (on_cpu()) {
+      on_every_target(body);
+    } else {
+      body();
+    }
+  }
   /// On the device, as rows that lie `pad` elements apart.
   Tensor to_device(const Tensor& x, int64_t pad = 0) {
     if (!x.defined() || pad == 0) return x.defined() ? ctx().to_device(x) : x;

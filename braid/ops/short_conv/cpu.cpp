@@ -6,6 +6,7 @@
 
 #include "braid/core/thread_pool.h"
 #include "braid/ops/short_conv/kernels.h"
+#include "braid/simd/gemm.h"
 // clang-format off
 #include "braid/simd/targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -25,6 +26,10 @@ constexpr int64_t kBlock = 128;  // channels to a task
 // All channels of this many tokens are done before the next ones: every row lies on pages of its
 // own, and those of one wave fit the table of translations.
 constexpr int64_t kWave = 256;
+// Tokens at a time: the rows that they share are loaded once.
+constexpr int64_t kTokens = 4;
+// Rows lie pages apart, further than the hardware looks ahead: so many of them are asked for early.
+constexpr int64_t kRowsAhead = 8;
 
 // The inputs of one sequence as a run of rows that begins W - 1 before its first token.
 struct Window {
@@ -81,28 +86,71 @@ struct Weights {
 
   Weights(const ShortConvDims& dims, const float* from, const float* from_bias, int64_t c0,
           int64_t count) {
+    if (count < kBlock) std::fill_n(w, dims.width * kBlock, 0.0f);
+    simd::transpose(count, dims.width, from + c0 * dims.width, dims.width, w, kBlock);
     std::fill_n(bias, kBlock, 0.0f);
-    std::fill_n(w, dims.width * kBlock, 0.0f);
-    for (int64_t c = 0; c < count; ++c) {
-      for (int64_t k = 0; k < dims.width; ++k) {
-        w[k * kBlock + c] = from[(c0 + c) * dims.width + k];
-      }
-      if (from_bias != nullptr) bias[c] = from_bias[c0 + c];
-    }
+    if (from_bias != nullptr) std::copy_n(from_bias + c0, count, bias);
   }
 };
 
-// bias + sum_k w[k] x[t - (W - 1) + k] for one vector of channels; oldest first.
-template <class Access>
-HWY_INLINE V convolve(const Access& access, const Weights& weights, const float* const* rows,
-                      int64_t width, int64_t c0, size_t i) {
+// What rows that do not exist hold.
+alignas(64) constexpr float kZeros[kBlock] = {};
+
+// Channels from c0 on of row t.
+HWY_INLINE const float* row_of(const Window& window, int64_t t, int64_t c0) {
+  const float* row = window.row(t);
+  return row == nullptr ? kZeros : row + c0;
+}
+
+// sum[j] <- bias + sum_k w[k] rows[j + k] for one vector of channels and kCount tokens; oldest
+// first. kTaps is the width, 0 stands for one known at run time only.
+template <int64_t kTaps, int64_t kCount, class Access>
+HWY_INLINE void convolve(const Access& access, const Weights& weights, const float* const* rows,
+                         int64_t width, size_t i, V (&sum)[kCount]) {
   const D d;
-  V sum = hn::Load(d, weights.bias + i);
-  for (int64_t k = 0; k < width; ++k) {
-    const V x = rows[k] == nullptr ? hn::Zero(d) : access.load(rows[k] + c0 + i);
-    sum = hn::MulAdd(hn::Load(d, weights.w + k * kBlock + i), x, sum);
+  const int64_t taps = kTaps == 0 ? width : kTaps;
+  for (int64_t j = 0; j < kCount; ++j) sum[j] = hn::Load(d, weights.bias + i);
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < taps; ++k) {
+    const V w = hn::Load(d, weights.w + k * kBlock + i);
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kCount; ++j) {
+      sum[j] = hn::MulAdd(w, access.load(rows[j + k] + i), sum[j]);
+    }
   }
-  return sum;
+}
+
+// kCount tokens from t on.
+template <int64_t kTaps, int64_t kCount>
+HWY_INLINE void forward_tokens(const ShortConvDims& dims, const Window& window,
+                               const Weights& weights, int64_t t, int64_t c0, int64_t count,
+                               float* y) {
+  const float* rows[kMaxWidth + kCount - 1];
+  for (int64_t k = 0; k < dims.width + kCount - 1; ++k) {
+    rows[k] = row_of(window, t - window.before + k, c0);
+  }
+  const float* ahead = window.x + (t + kRowsAhead) * window.x_stride + c0;
+  sv::for_each_vector(static_cast<size_t>(count), [&](auto access, size_t i) {
+    V sum[kCount];
+    convolve<kTaps>(access, weights, rows, dims.width, i, sum);
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kCount; ++j) {
+      __builtin_prefetch(ahead + j * window.x_stride + i);
+      access.store(dims.silu ? sv::silu(sum[j]) : sum[j], y + j * dims.y_stride + i);
+    }
+  });
+}
+
+template <int64_t kTaps>
+void forward_rows(const ShortConvDims& dims, const Window& window, const Weights& weights,
+                  int64_t begin, int64_t end, int64_t c0, int64_t count, float* y) {
+  int64_t t = begin;
+  for (; t + kTokens <= end; t += kTokens) {
+    forward_tokens<kTaps, kTokens>(dims, window, weights, t, c0, count, y + t * dims.y_stride);
+  }
+  for (; t < end; ++t) {
+    forward_tokens<kTaps, 1>(dims, window, weights, t, c0, count, y + t * dims.y_stride);
+  }
 }
 
 // Channels [c0, c0 + count) of one wave of sequence s.
@@ -113,15 +161,9 @@ void forward(const Forward& a, int64_t s, int64_t wave, int64_t c0, int64_t coun
   const Weights weights(dims, a.w, a.bias, c0, count);
   const Window window = window_of(dims, a.x, s, h0);
   const int64_t end = std::min(length, wave + kWave);
-  for (int64_t t = wave; t < end; ++t) {
-    const float* rows[kMaxWidth];
-    for (int64_t k = 0; k <= before; ++k) rows[k] = window.row(t - before + k);
-    float* y = a.y + (dims.offsets[s] + t) * dims.y_stride + c0;
-    sv::for_each_vector(static_cast<size_t>(count), [&](auto access, size_t i) {
-      const V sum = convolve(access, weights, rows, dims.width, c0, i);
-      access.store(dims.silu ? sv::silu(sum) : sum, y + i);
-    });
-  }
+  float* y = a.y + dims.offsets[s] * dims.y_stride + c0;
+  const auto rows = dims.width == 4 ? forward_rows<4> : forward_rows<0>;
+  rows(dims, window, weights, wave, end, c0, count, y);
   if (ht == nullptr || end < length) return;
   // Oldest first: in place, row j is written before only rows > j are read.
   for (int64_t j = 0; j < before; ++j) {
@@ -146,58 +188,67 @@ struct BackwardBlock {
 };
 
 // d of the input row t, which the tokens t..t+W-1 of [0, length) read, and the final state too.
+template <int64_t kTaps>
 HWY_INLINE void input_gradient(const ShortConvDims& dims, const Weights& weights,
                                BackwardBlock& block, int64_t t, int64_t length,
                                const float* g_final, int64_t c0, int64_t count, float* dx) {
   const D d;
-  const int64_t before = dims.width - 1, kept = t - (length - before);
+  const int64_t width = kTaps == 0 ? dims.width : kTaps;
+  const int64_t before = width - 1, kept = t - (length - before);
   const float* from_final =
       g_final == nullptr || kept < 0 ? nullptr : g_final + kept * dims.channels + c0;
   sv::for_each_vector(static_cast<size_t>(count), [&](auto access, size_t i) {
     V sum = from_final == nullptr ? hn::Zero(d) : access.load(from_final + i);
+#pragma GCC unroll 4
     for (int64_t k = 0; k <= before; ++k) {
       const int64_t reader = t + before - k;
       if (reader < 0 || reader >= length) continue;
       sum = hn::MulAdd(hn::Load(d, weights.w + k * kBlock + i),
-                       hn::Load(d, block.of(reader, dims.width) + i), sum);
+                       hn::Load(d, block.of(reader, width) + i), sum);
     }
     access.store(sum, dx + i);
   });
 }
 
+template <int64_t kTaps>
 void backward_sequence(const Backward& a, const Weights& weights, BackwardBlock& block, int64_t s,
                        int64_t c0, int64_t count) {
   const D d;
   const ShortConvDims& dims = a.dims.base;
   const int64_t first = dims.offsets[s], length = dims.offsets[s + 1] - first;
-  const int64_t before = dims.width - 1;
+  const int64_t width = kTaps == 0 ? dims.width : kTaps, before = width - 1;
   const Window window = window_of(dims, a.x, s, a.h0[s]);
   for (int64_t t = length - 1; t >= 0; --t) {
     const float* rows[kMaxWidth];
-    for (int64_t k = 0; k <= before; ++k) rows[k] = window.row(t - before + k);
+    for (int64_t k = 0; k <= before; ++k) rows[k] = row_of(window, t - before + k, c0);
     const float* dy = a.dy + (first + t) * a.dims.dy_stride + c0;
-    float* g = block.of(t, dims.width);
+    float* g = block.of(t, width);
+    const float* x_ahead = window.x + (t - before - kRowsAhead) * window.x_stride + c0;
+    const float* dy_ahead = dy - kRowsAhead * a.dims.dy_stride;
     sv::for_each_vector(static_cast<size_t>(count), [&](auto access, size_t i) {
+      __builtin_prefetch(x_ahead + i);
+      __builtin_prefetch(dy_ahead + i);
       V gradient = access.load(dy + i);
       if (dims.silu) {
-        const V sum = convolve(access, weights, rows, dims.width, c0, i);
-        gradient = hn::Mul(gradient, sv::silu_slope(sum, sv::sigmoid(sum)));
+        V sum[1];
+        convolve<kTaps>(access, weights, rows, width, i, sum);
+        gradient = hn::Mul(gradient, sv::silu_slope(sum[0], sv::sigmoid(sum[0])));
       }
       hn::Store(gradient, d, g + i);
       hn::Store(hn::Add(hn::Load(d, block.dbias + i), gradient), d, block.dbias + i);
+#pragma GCC unroll 4
       for (int64_t k = 0; k <= before; ++k) {
-        if (rows[k] == nullptr) continue;
         float* dw = block.dw + k * kBlock + i;
-        hn::Store(hn::MulAdd(gradient, access.load(rows[k] + c0 + i), hn::Load(d, dw)), d, dw);
+        hn::Store(hn::MulAdd(gradient, access.load(rows[k] + i), hn::Load(d, dw)), d, dw);
       }
     });
-    input_gradient(dims, weights, block, t, length, a.g_final[s], c0, count,
-                   a.dx + (first + t) * dims.channels + c0);
+    input_gradient<kTaps>(dims, weights, block, t, length, a.g_final[s], c0, count,
+                          a.dx + (first + t) * dims.channels + c0);
   }
   if (a.g_initial[s] == nullptr) return;
   for (int64_t t = -before; t < 0; ++t) {
-    input_gradient(dims, weights, block, t, length, a.g_final[s], c0, count,
-                   a.g_initial[s] + (before + t) * dims.channels + c0);
+    input_gradient<kTaps>(dims, weights, block, t, length, a.g_final[s], c0, count,
+                          a.g_initial[s] + (before + t) * dims.channels + c0);
   }
 }
 
@@ -206,7 +257,8 @@ void backward(const Backward& a, int64_t c0, int64_t count) {
   const Weights weights(dims, a.w, a.bias, c0, count);
   BackwardBlock block;
   for (int64_t s = 0; s < dims.sequences; ++s) {
-    backward_sequence(a, weights, block, s, c0, count);
+    const auto sequence = dims.width == 4 ? backward_sequence<4> : backward_sequence<0>;
+    sequence(a, weights, block, s, c0, count);
   }
   for (int64_t c = 0; c < count; ++c) {
     for (int64_t k = 0; k < dims.width; ++k) {

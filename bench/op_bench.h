@@ -32,6 +32,7 @@ struct OpCase {
   double bytes = 0;   // of one call: at least read and written
   double flops = 0;   // a function such as exp counts one
   bool differentiable = true;
+  bool token_loop = false;  // its vjp has a recurrent form too (Form::kRecurrent), timed beside it
 };
 
 /// Hands on the cases of an op one after another, so that one at a time is in memory.

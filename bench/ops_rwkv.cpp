@@ -100,7 +100,8 @@ void wkv7_cases(Context& ctx, const Emit& emit) {
               }),
           .terms = kCheckedRows + P,
           .bytes = bytes_of({7 * T * H * P, 2 * S * H * P * P}),
-          .flops = 9 * as_double(T * H * P * P)});
+          .flops = 9 * as_double(T * H * P * P),
+          .token_loop = true});
   }
 }
 

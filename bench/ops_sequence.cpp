@@ -162,7 +162,8 @@ void ssd_cases(Context&, const Emit& emit) {
                                    }),
           .terms = kCheckedRows + N,
           .bytes = bytes_of({2 * T * H * P, 2 * T * G * N, T * H, 2 * S * H * P * N}),
-          .flops = 5 * as_double(T * H * P * N)});
+          .flops = 5 * as_double(T * H * P * N),
+          .token_loop = true});
   }
 }
 

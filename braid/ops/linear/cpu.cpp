@@ -20,7 +20,8 @@ constexpr int64_t kBlockUnits = 1024;
 constexpr int64_t kWidenedUnits = 512;
 // With so few, reading b is what a product waits for.
 constexpr int64_t kFewTiles = 2;
-// How far ahead of itself such a product fetches: what memory delivers while a request is under way.
+// How far ahead of itself such a product fetches: what memory delivers while a request is under
+// way.
 constexpr int64_t kBytesAhead = 4096;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

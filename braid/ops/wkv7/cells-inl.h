@@ -25,13 +25,15 @@ struct CellPairs {
 };
 
 // What makes up the gradients of x and z: through the states, in the coordinates of x_begin and
-// z_end, and through the cell itself. Each (2n, P).
+// z_end, and through the cell itself. Each (2n, P); and the gradient of v (n, P).
 struct CellPairGrads {
-  const float *dx_begin, *dz_end, *dx, *dz;
+  const float *dx_begin, *dz_end, *dx, *dz, *dv;
 };
 
+// Of the operands, in rows as far apart as theirs. `stream`: written past the caches.
 struct CellGrads {
-  float *dr, *d_log_decay, *dk, *da, *db;
+  float *dr, *d_log_decay, *dk, *dv, *da, *db;
+  bool stream;
 };
 
 }  // namespace braid::cpu
@@ -44,6 +46,10 @@ struct CellGrads {
 #define BRAID_OPS_WKV7_CELLS_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
+
+#include <type_traits>
+
 #include "braid/simd/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -54,7 +60,8 @@ namespace sv = braid::simd::HWY_NAMESPACE;
 using D = sv::F32Tag;
 using V = sv::F32;
 
-void cell_pairs(const CellRows& in, const CellDecays& out, const CellPairs& to) {
+// By value, here and below: what is stored cannot be one of these pointers.
+void cell_pairs(const CellRows in, const CellDecays out, const CellPairs to) {
   const D d;
   const auto P = static_cast<size_t>(in.P), stride = static_cast<size_t>(in.stride);
   const auto n = static_cast<size_t>(in.n);
@@ -89,14 +96,20 @@ void cell_pairs(const CellRows& in, const CellDecays& out, const CellPairs& to) 
   });
 }
 
-// The gradients of the operands from those of x and z. That of the log decays goes from the last
+// The gradients of the operands from those of x, z and v. That of the log decays goes from the last
 // row to the first, in the cell's own coordinates (x dx = r dr and so on): `carry` (P) is sum_v G S
 // at the end.
-void cell_grads(const CellRows& in, const CellDecays& decays, const CellPairs& pairs,
-                const CellPairGrads& grads, const float* carry, const CellGrads& out) {
+void cell_grads(const CellRows in, const CellDecays decays, const CellPairs pairs,
+                const CellPairGrads grads, const float* carry, const CellGrads out) {
   const auto P = static_cast<size_t>(in.P), stride = static_cast<size_t>(in.stride);
   const auto n = static_cast<size_t>(in.n);
   sv::for_each_vector(P, [&](auto at, size_t j) {
+    const auto put = [&](V v, float* to) {
+      if constexpr (std::is_same_v<decltype(at), sv::Whole>) {
+        if (out.stream) return hn::Stream(v, D(), to);
+      }
+      at.store(v, to);
+    };
     const V begin = at.load(decays.begin + j), end = at.load(decays.end + j);
     V sum = at.load(carry + j);
     for (size_t i = n; i-- > 0;) {
@@ -109,17 +122,19 @@ void cell_grads(const CellRows& in, const CellDecays& decays, const CellPairs& p
       };
       const V dr = d_read(upper), da = d_read(lower), dk = d_write(upper), db = d_write(lower);
       const V write = at.load(decays.write + upper);
-      at.store(hn::Mul(dr, at.load(decays.read + upper)), out.dr + to);
-      at.store(hn::Mul(da, at.load(decays.before + upper)), out.da + to);
-      at.store(hn::Mul(dk, write), out.dk + to);
-      at.store(hn::Mul(db, write), out.db + to);
+      put(hn::Mul(dr, at.load(decays.read + upper)), out.dr + to);
+      put(at.load(grads.dv + upper), out.dv + to);
+      put(hn::Mul(da, at.load(decays.before + upper)), out.da + to);
+      put(hn::Mul(dk, write), out.dk + to);
+      put(hn::Mul(db, write), out.db + to);
       sum = hn::MulAdd(at.load(pairs.x + upper), dr, sum);
       sum = hn::NegMulAdd(at.load(pairs.z + upper), dk, sum);
       sum = hn::NegMulAdd(at.load(pairs.z + lower), db, sum);
-      at.store(sum, out.d_log_decay + to);
+      put(sum, out.d_log_decay + to);
       sum = hn::MulAdd(at.load(pairs.x + lower), da, sum);
     }
   });
+  if (out.stream) hwy::FlushStream();
 }
 
 // x (P, P) <- diag(scale) x.

@@ -80,6 +80,7 @@ struct GradScratch : Scratch {
   float* carry;                        // (P)
   float* all_g;                        // (kGroupHeads, P, P)
   float* g;                            // (P, P), one of them
+  bool stream = false;                 // gradients go past the caches
 
   GradScratch(float* memory, int64_t head_dim) : Scratch(memory, head_dim) {
     for (float** one : {&dyw, &dx_begin, &dz_end, &dx, &dz, &vut}) *one = take(2 * kQ * P);
@@ -153,7 +154,7 @@ void backward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t 
   product(n2, P, n, at.m, n2, true, at.dyw, P, dv, P, dv, P);
   std::copy_n(dv + n * P, n * P, w);
   HWY_DYNAMIC_DISPATCH(solve)(n, P, at.m + n * n2 + n, n2, true, w);
-  product(n, P, n, at.m + n * n2, n2, true, w, P, dv, P, grads.dv + row, stride);
+  product(n, P, n, at.m + n * n2, n2, true, w, P, dv, P, dv, P);
 
   // Of x and z: through the states and through m.
   simd::transpose(P, P, begin, P, at.transposed, P);
@@ -166,9 +167,10 @@ void backward_cell(const Wkv7Operands& in, int64_t row, int64_t stride, int64_t 
   product(n2, P, n2, at.dm, n2, false, at.pairs.z, P, nullptr, 0, at.dx, P);
   product(n2, P, n2, at.dm, n2, true, at.pairs.x, P, nullptr, 0, at.dz, P);
   HWY_DYNAMIC_DISPATCH(cell_grads)
-  (rows_of(in, row, stride, n, P), at.decays, at.pairs, {at.dx_begin, at.dz_end, at.dx, at.dz},
+  (rows_of(in, row, stride, n, P), at.decays, at.pairs, {at.dx_begin, at.dz_end, at.dx, at.dz, dv},
    at.carry,
-   {grads.dr + row, grads.d_log_decay + row, grads.dk + row, grads.da + row, grads.db + row});
+   {grads.dr + row, grads.d_log_decay + row, grads.dk + row, grads.dv + row, grads.da + row,
+    grads.db + row, at.stream});
 
   HWY_DYNAMIC_DISPATCH(scale_rows)(P, at.decays.total, at.g);
   product(P, P, n2, at.pairs.x_begin, P, true, at.dyw, P, at.g, P, at.g, P);
@@ -210,6 +212,13 @@ void group_vjp(const Wkv7Dims& dims, const Wkv7Operands& in, const Wkv7Kept& kep
   }
   if (d_initial == nullptr) return;
   std::copy_n(at.all_g, (group.end - group.begin) * state, d_initial + group.begin * state);
+}
+
+// Gradients that no cache holds until they are read are written past it: a line that is stored to
+// is fetched first otherwise, and rows lie pages apart.
+bool streams(const Wkv7Dims& dims) {
+  constexpr int64_t kLeastBytes = int64_t{4} << 20;
+  return dims.head_dim % 16 == 0 && 6 * dims.tokens * dims.width() * 4 >= kLeastBytes;
 }
 
 }  // namespace
@@ -258,8 +267,10 @@ void wkv7_chunks_vjp(ThreadPool& threads, const Wkv7Dims& dims, const Wkv7Operan
   const int64_t group =
       std::clamp<int64_t>(dims.sequences * H / (2 * threads.size()), 1, std::min(H, kGroupHeads));
   const int64_t groups = (H + group - 1) / group;
+  const bool stream = streams(dims);
   threads.parallel_for(dims.sequences * groups, 1, [&](int64_t begin, int64_t end, int worker) {
     GradScratch at(scratch + worker * size, dims.head_dim);
+    at.stream = stream;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t s = i / groups, h0 = i % groups * group;
       group_vjp(dims, in, kept, dy, {s, h0, std::min(H, h0 + group)}, last[s], d_final[s],

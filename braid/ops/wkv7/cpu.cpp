@@ -23,6 +23,9 @@ using V = sv::F32;
 // reads, v and this token's reads stay in registers.
 constexpr int kMaxVectors = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 4 : 2;
 
+// Rows lie pages apart, further than the hardware looks ahead: so many of them are asked for early.
+constexpr int64_t kRowsAhead = 4;
+
 struct Columns {
   int64_t first, last;  // rows of the batch
   int64_t head, column, width;
@@ -118,7 +121,11 @@ void scan_columns(const Wkv7Dims& dims, int64_t s, const Columns& c, const Wkv7O
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) at.store(reads[j], reads_out + out, j);
     }
+    const int64_t ahead = row + kRowsAhead * stride;
     sv::for_each_vector(static_cast<size_t>(P), [&](auto access, size_t i) {
+      for (const float* x : {in.r, in.log_decay, in.k, in.v, in.a, in.b}) {
+        __builtin_prefetch(x + ahead + i);
+      }
       access.store(sv::exp(access.load(in.log_decay + row + i)), w + i);
     });
     // After the last token the next reads are those of another call, which starts with its own.

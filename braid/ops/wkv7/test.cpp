@@ -195,6 +195,28 @@ TEST(Wkv7, GradientsOfTheFormsAgreeOnLongSequences) {
   }
 }
 
+// Gradients of a large batch are written past the caches.
+TEST(Wkv7, GradientsOfALargeBatchHaveTheBitsOfItsSequences) {
+  constexpr int64_t kLength = 300, kSequences = 6;
+  const Problem p = make_problem({"", std::vector<int64_t>(kSequences, kLength), 4, 32}, 61);
+  const Tensor dy = test::randn(p.in.r.shape(), 62), d_final = test::randn(p.initial.shape(), 63);
+  Context ctx = make_context(3);
+  const auto together = gradients_of(ctx, p, dy, d_final);
+  for (int64_t s = 0; s < kSequences; ++s) {
+    const int64_t begin = s * kLength, end = begin + kLength;
+    Problem one = p;
+    one.in = slice(p.in, begin, end);
+    one.initial = p.initial.slice_rows(s, s + 1);
+    one.batch = SequenceBatch::single(kLength);
+    const auto alone =
+        gradients_of(ctx, one, dy.slice_rows(begin, end), d_final.slice_rows(s, s + 1));
+    for (size_t i = 0; i + 1 < alone.size(); ++i) {
+      EXPECT_TRUE(test::same_bits(together[i].slice_rows(begin, end), alone[i])) << kNames[i];
+    }
+    EXPECT_TRUE(test::same_bits(together.back().slice_rows(s, s + 1), alone.back()));
+  }
+}
+
 TEST(Wkv7, AMissingGradientIsZero) {
   Problem p = make_problem({"", {18}, 1, 8}, 51);
   const Tensor zero = host_tensor(std::vector<float>(18 * 8), {18, 8});

@@ -74,8 +74,8 @@ Plan make_plan(const ExpertDims& dims, const ExpertGroup* groups, int threads, b
   plan.worker_pre = worker.floats(panels || keeps_pre ? 0 : most * dims.in_rows());
   plan.worker_h = worker.floats(panels ? 0 : most * dims.hidden);
   plan.worker_product = worker.take(
-      std::max(linear_scratch_bytes(rows_times(dims.in(), most, dims.width, dims.in_rows())),
-               linear_scratch_bytes(rows_times(dims.out(), most, dims.hidden, dims.width))));
+      std::max(linear_scratch_bytes(rows_times(dims.in(), most, dims.width, dims.in_rows()), 0),
+               linear_scratch_bytes(rows_times(dims.out(), most, dims.hidden, dims.width), 0)));
   plan.worker_bytes = worker.bytes();
   plan.bytes = plan.workers_at + (whole ? 1 : static_cast<size_t>(threads)) * plan.worker_bytes;
   return plan;

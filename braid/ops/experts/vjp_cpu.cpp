@@ -28,8 +28,8 @@ RowsPlan plan_rows(const ExpertDims& dims, const ExpertGroup* groups, int thread
   plan.worker_dy = worker.floats(most * dims.width);
   plan.worker_u = worker.floats(most * dims.hidden);
   plan.worker_product = worker.take(std::max(
-      linear_scratch_bytes(rows_times(transposed(dims.out()), most, dims.width, dims.hidden)),
-      linear_scratch_bytes(rows_times(transposed(dims.in()), most, dims.in_rows(), dims.width))));
+      linear_scratch_bytes(rows_times(transposed(dims.out()), most, dims.width, dims.hidden), 0),
+      linear_scratch_bytes(rows_times(transposed(dims.in()), most, dims.in_rows(), dims.width), 0)));
   plan.worker_bytes = worker.bytes();
   plan.bytes = plan.workers_at + static_cast<size_t>(threads) * plan.worker_bytes;
   return plan;
@@ -87,7 +87,7 @@ GradientPlan plan_gradients(const GradientDims& dims, const ExpertGradient* grou
   plan.worker_a = worker.floats(dims.a_order != nullptr ? plan.most * dims.n : 0);
   plan.worker_b = worker.floats(dims.b_order != nullptr ? plan.most * dims.k : 0);
   plan.worker_packed = worker.take(product.b.bytes());
-  plan.worker_product = worker.take(linear_scratch_bytes(product));
+  plan.worker_product = worker.take(linear_scratch_bytes(product, 0));
   plan.worker_bytes = worker.bytes();
   plan.bytes = (plan.on_one_thread ? static_cast<size_t>(threads) : 1) * plan.worker_bytes;
   return plan;

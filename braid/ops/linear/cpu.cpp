@@ -14,6 +14,8 @@ constexpr int64_t kPanel = PackedMatrix::kPanel;
 constexpr int64_t kTileRows = 14;
 // Half of an L2 holds a slab of a while panels of b stream past it.
 constexpr int64_t kSlabBytes = 384 << 10;
+// Tiles to a slab at least, where each task packs its own: so many rows repay the reading of b.
+constexpr int64_t kSlabTiles = 8;
 // Inputs at a time when there are many rows: a tile of a and the panel it meets stay near.
 constexpr int64_t kBlockUnits = 1024;
 // Fewer where a block of b is widened into a buffer first.
@@ -32,6 +34,7 @@ struct Plan {
   bool pairs;     // a is bfloat16 pairs, a unit is a pair; else a unit is a float
   bool widened;   // b is bfloat16 and widened to float32, a panel's block at a time
   bool packed;    // a is copied into tiles, [tile][unit][rows]
+  bool by_slab;   // by each task for its slab, a block at a time, into a near cache; else before
   bool by_rows;   // of too few rows to repay turning them: [row][unit]
   int64_t units;  // along k
   int64_t rows;   // of a tile
@@ -50,7 +53,7 @@ bool read_in_place(const LinearDims& dims) {
   return dims.b.n <= 128 && dims.a_column % 512 != 0;
 }
 
-// m and n are positive.
+// m and n are positive; no threads stand for the calling one.
 Plan make_plan(const LinearDims& dims, int threads) {
   Plan plan{};
   const bool bf16 = dims.b.dtype == DType::kBF16;
@@ -67,7 +70,18 @@ Plan make_plan(const LinearDims& dims, int threads) {
   plan.block = std::max<int64_t>(2, ceil_div(ceil_div(plan.units, blocks), 2) * 2);
 
   const int64_t tile_bytes = std::max<int64_t>(1, plan.rows * plan.block * 4);
-  plan.slabs = ceil_div(plan.tiles, std::max<int64_t>(1, kSlabBytes / tile_bytes));
+  const int64_t most_tiles = std::max<int64_t>(1, kSlabBytes / tile_bytes);
+  plan.by_slab = plan.packed && threads > 0 && plan.tiles >= 2 * kSlabTiles * threads;
+  if (plan.by_slab) {
+    const int64_t few = std::max(kSlabTiles, ceil_div(plan.tiles, 4 * threads));
+    plan.slabs = ceil_div(ceil_div(plan.tiles, std::min(few, most_tiles)), threads) * threads;
+    plan.slab = ceil_div(plan.tiles, plan.slabs);
+    plan.slabs = ceil_div(plan.tiles, plan.slab);
+    plan.group = dims.b.panels();
+    plan.groups = 1;
+    return plan;
+  }
+  plan.slabs = ceil_div(plan.tiles, most_tiles);
   plan.slab = ceil_div(plan.tiles, plan.slabs);
 
   // Enough tasks to even out the end of the loop; none so small that starting it costs more.
@@ -83,46 +97,54 @@ Plan make_plan(const LinearDims& dims, int threads) {
   return plan;
 }
 
+// Units [u0, u1) of tiles [t0, t1) of a.
+struct Slab {
+  int64_t t0, t1, u0, u1;
+  int64_t units() const { return u1 - u0; }
+};
+
 // Rounds `rows` rows of a to pairs and turns them into columns, a block at a time.
-void pack_rows_as_pairs(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a,
-                        float* out) {
+void pack_rows_as_pairs(const LinearDims& dims, const Plan& plan, const Slab& slab, int64_t rows,
+                        const float* a, float* out) {
   constexpr int64_t kBlock = 256;
   alignas(64) float pairs[kTileRows * kBlock / 2];
-  for (int64_t p0 = 0; p0 < dims.b.k; p0 += kBlock) {
-    const int64_t count = std::min(kBlock, dims.b.k - p0);
+  const int64_t end = std::min(dims.b.k, 2 * slab.u1);
+  for (int64_t p0 = 2 * slab.u0; p0 < end; p0 += kBlock) {
+    const int64_t count = std::min(kBlock, end - p0), u = p0 / 2 - slab.u0;
     for (int64_t i = 0; i < rows; ++i) {
-      float* line = plan.by_rows ? out + i * plan.units + p0 / 2 : pairs + i * kBlock / 2;
+      float* line = plan.by_rows ? out + i * slab.units() + u : pairs + i * kBlock / 2;
       auto* to = reinterpret_cast<BF16*>(line);
       round_to_bf16(count, a + i * dims.a_row + p0, to);
       if (count % 2 != 0) to[count] = BF16{};
     }
     if (plan.by_rows) continue;
-    simd::transpose(rows, ceil_div(count, 2), pairs, kBlock / 2, out + p0 / 2 * plan.rows,
-                    plan.rows);
+    simd::transpose(rows, ceil_div(count, 2), pairs, kBlock / 2, out + u * plan.rows, plan.rows);
   }
 }
 
 // One tile of an a whose rows are contiguous.
-void pack_rows(const LinearDims& dims, const Plan& plan, int64_t rows, const float* a, float* out) {
+void pack_rows(const LinearDims& dims, const Plan& plan, const Slab& slab, int64_t rows,
+               const float* a, float* out) {
   if (plan.pairs) {
-    pack_rows_as_pairs(dims, plan, rows, a, out);
+    pack_rows_as_pairs(dims, plan, slab, rows, a, out);
     return;
   }
-  simd::transpose(rows, dims.b.k, a, dims.a_row, out, plan.rows);
-  for (int64_t p = dims.b.k; p < plan.units; ++p) std::fill_n(out + p * plan.rows, rows, 0.0f);
+  const int64_t there = std::min(dims.b.k, slab.u1) - slab.u0;
+  simd::transpose(rows, there, a + slab.u0, dims.a_row, out, plan.rows);
+  for (int64_t u = there; u < slab.units(); ++u) std::fill_n(out + u * plan.rows, rows, 0.0f);
 }
 
-// Tiles [t0, t1) of an a whose columns are contiguous (a transposed one): side by side, so that the
-// whole cache line of a column is used while it is there.
-void pack_columns(const LinearDims& dims, const Plan& plan, int64_t t0, int64_t t1, const float* a,
+// Tiles of an a whose columns are contiguous (a transposed one): side by side, so that the whole
+// cache line of a column is used while it is there.
+void pack_columns(const LinearDims& dims, const Plan& plan, const Slab& slab, const float* a,
                   float* tiles) {
   const int64_t k = dims.b.k, step = plan.pairs ? 2 : 1;
   const float zeros[kTileRows] = {};
-  for (int64_t u = 0; u < plan.units; ++u) {
-    const int64_t p = u * step;
-    for (int64_t t = t0; t < t1; ++t) {
+  for (int64_t u = 0; u < slab.units(); ++u) {
+    const int64_t p = (slab.u0 + u) * step;
+    for (int64_t t = slab.t0; t < slab.t1; ++t) {
       const int64_t row0 = t * plan.rows, rows = std::min(plan.rows, dims.m - row0);
-      float* out = tiles + (t * plan.units + u) * plan.rows;
+      float* out = tiles + ((t - slab.t0) * slab.units() + u) * plan.rows;
       const float* x = p < k ? a + p * dims.a_column + row0 : zeros;
       if (!plan.pairs) {
         std::copy_n(x, rows, out);
@@ -134,38 +156,41 @@ void pack_columns(const LinearDims& dims, const Plan& plan, int64_t t0, int64_t 
   }
 }
 
+// a as [tile][unit][rows].
+void pack_slab(const LinearDims& dims, const Plan& plan, const Slab& slab, const float* a,
+               float* tiles) {
+  if (dims.a_column != 1) {
+    pack_columns(dims, plan, slab, a, tiles);
+    return;
+  }
+  for (int64_t t = slab.t0; t < slab.t1; ++t, tiles += plan.rows * slab.units()) {
+    const int64_t row0 = t * plan.rows;
+    pack_rows(dims, plan, slab, std::min(plan.rows, dims.m - row0), a + row0 * dims.a_row, tiles);
+  }
+}
+
 // Stands for the pool where the calling thread does it all.
 struct OneThread {
-  static int size() { return 1; }
+  static int size() { return 0; }
   template <class Body>
   void parallel_for(int64_t count, int64_t, Body&& body) const {
-    if (count > 0) body(0, count);
+    if (count > 0) body(0, count, 0);
   }
 };
 
-// a as [tile][unit][rows].
 template <class Threads>
-void pack_tiles(Threads& threads, const LinearDims& dims, const Plan& plan, const float* a,
+void pack_whole(Threads& threads, const LinearDims& dims, const Plan& plan, const float* a,
                 float* tiles) {
-  const int64_t tile_units = plan.rows * plan.units;
-  const bool by_rows = dims.a_column == 1;
-  const int64_t enough = by_rows ? 1 : 8;
+  const int64_t tile_units = plan.rows * plan.units, enough = dims.a_column == 1 ? 1 : 8;
   const int64_t grain = std::max(enough, (1 << 15) / std::max<int64_t>(1, tile_units));
-  threads.parallel_for(plan.tiles, grain, [&](int64_t begin, int64_t end) {
-    if (!by_rows) {
-      pack_columns(dims, plan, begin, end, a, tiles);
-      return;
-    }
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t row0 = t * plan.rows;
-      pack_rows(dims, plan, std::min(plan.rows, dims.m - row0), a + row0 * dims.a_row,
-                tiles + t * tile_units);
-    }
+  threads.parallel_for(plan.tiles, grain, [&](int64_t begin, int64_t end, int) {
+    pack_slab(dims, plan, {begin, end, 0, plan.units}, a, tiles + begin * tile_units);
   });
 }
 
 struct Operands {
-  const float* a;  // tiles if packed
+  const float* a;  // if packed, tiles of the slab
+  Slab slab;
   const std::byte* b;
   const float* start;
   float* c;
@@ -197,8 +222,9 @@ void run_tile(const LinearDims& dims, const Plan& plan, const Operands& x, int64
   const int64_t width = std::min(kPanel, dims.b.n - column0);
   const int64_t a_row = !plan.packed ? dims.a_row : plan.by_rows ? plan.units : 1;
   const int64_t a_col = !plan.packed ? dims.a_column : plan.by_rows ? 1 : plan.rows;
-  const float* a = plan.packed && !plan.by_rows ? x.a + (tile * plan.units + u0) * plan.rows
-                                                : x.a + row0 * a_row + u0 * a_col;
+  const float* a = !plan.packed ? x.a + row0 * a_row + u0 * a_col
+                                : x.a + (tile - x.slab.t0) * x.slab.units() * plan.rows +
+                                      (u0 - x.slab.u0) * a_col;
   float* c = x.c + row0 * dims.c_row + column0;
   const float* start = u0 > 0               ? c
                        : x.start == nullptr ? nullptr
@@ -238,46 +264,64 @@ const std::byte* ahead_of(const LinearDims& dims, const PanelBlock& block, int64
   return panels_left < 2 ? nullptr : block.packed + dims.b.panel_bytes();
 }
 
+// One slab of a against a group of panels.
+void run_task(const LinearDims& dims, const Plan& plan, Operands x, int64_t task, float* packed) {
+  alignas(64) float buffer[kWidenedUnits * kPanel];
+  const float* const a = x.a;
+  const int64_t tile0 = task / plan.groups * plan.slab;
+  const int64_t tile1 = std::min(plan.tiles, tile0 + plan.slab);
+  const int64_t panel0 = task % plan.groups * plan.group;
+  const int64_t panel1 = std::min(dims.b.panels(), panel0 + plan.group);
+  int64_t u0 = 0;
+  do {
+    if (plan.by_slab) {
+      x.slab = {tile0, tile1, u0, std::min(plan.units, u0 + plan.block)};
+      pack_slab(dims, plan, x.slab, a, packed);
+      x.a = packed;
+    }
+    for (int64_t panel = panel0; panel < panel1; ++panel) {
+      const PanelBlock block = panel_block(dims, plan, x.b, panel, u0, buffer);
+      for (int64_t tile = tile0; tile < tile1; ++tile) {
+        run_tile(dims, plan, x, tile, block,
+                 ahead_of(dims, block, panel1 - panel, tile - tile0, tile1 - tile0));
+      }
+    }
+    u0 += plan.block;
+  } while (u0 < plan.units);
+}
+
+// Floats of scratch for one slab, or for all of a.
+int64_t packed_floats(const Plan& plan) {
+  if (!plan.packed) return 0;
+  return plan.by_slab ? plan.slab * plan.rows * plan.block : plan.tiles * plan.rows * plan.units;
+}
+
 template <class Threads>
 void product(Threads& threads, const LinearDims& dims, const float* a, const void* b,
              const float* start, float* c, void* scratch) {
   if (dims.m == 0 || dims.b.n == 0) return;
   const Plan plan = make_plan(dims, threads.size());
-  if (plan.packed) {
-    auto* tiles = static_cast<float*>(scratch);
-    pack_tiles(threads, dims, plan, a, tiles);
+  auto* tiles = static_cast<float*>(scratch);
+  if (plan.packed && !plan.by_slab) {
+    pack_whole(threads, dims, plan, a, tiles);
     a = tiles;
   }
-  const Operands x{a, static_cast<const std::byte*>(b), start, c};
+  const Operands x{a, {0, plan.tiles, 0, plan.units}, static_cast<const std::byte*>(b), start, c};
+  const int64_t size = packed_floats(plan);
   // Tasks of one slab follow each other, so that a worker tends to keep its slab.
-  threads.parallel_for(plan.slabs * plan.groups, 1, [&](int64_t begin, int64_t end) {
-    alignas(64) float buffer[kWidenedUnits * kPanel];
+  threads.parallel_for(plan.slabs * plan.groups, 1, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t tile0 = task / plan.groups * plan.slab;
-      const int64_t tile1 = std::min(plan.tiles, tile0 + plan.slab);
-      const int64_t panel0 = task % plan.groups * plan.group;
-      const int64_t panel1 = std::min(dims.b.panels(), panel0 + plan.group);
-      int64_t u0 = 0;
-      do {
-        for (int64_t panel = panel0; panel < panel1; ++panel) {
-          const PanelBlock block = panel_block(dims, plan, x.b, panel, u0, buffer);
-          for (int64_t tile = tile0; tile < tile1; ++tile) {
-            run_tile(dims, plan, x, tile, block,
-                     ahead_of(dims, block, panel1 - panel, tile - tile0, tile1 - tile0));
-          }
-        }
-        u0 += plan.block;
-      } while (u0 < plan.units);
+      run_task(dims, plan, x, task, tiles + worker * size);
     }
   });
 }
 
 }  // namespace
 
-size_t linear_scratch_bytes(const LinearDims& dims) {
+size_t linear_scratch_bytes(const LinearDims& dims, int threads) {
   if (dims.m == 0 || dims.b.n == 0) return 0;
-  const Plan plan = make_plan(dims, 1);
-  return plan.packed ? static_cast<size_t>(plan.tiles * plan.rows * plan.units) * sizeof(float) : 0;
+  const Plan plan = make_plan(dims, threads);
+  return static_cast<size_t>(packed_floats(plan) * (plan.by_slab ? threads : 1)) * sizeof(float);
 }
 
 void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const void* b,

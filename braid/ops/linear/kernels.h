@@ -58,8 +58,9 @@ bool pack(ThreadPool& threads, const PackDims& dims, const void* from, void* to)
 /// out[p] <- element (row, p) of a packed matrix, k values.
 void unpack_row(const PackedMatrix& matrix, const void* data, int64_t row, float* out);
 
-/// Bytes of scratch that `linear` wants for these dims.
-size_t linear_scratch_bytes(const LinearDims& dims);
+/// Bytes of scratch that `linear` wants for these dims and so many threads, or `linear_on_thread`
+/// for none.
+size_t linear_scratch_bytes(const LinearDims& dims, int threads);
 
 /// An element is one chain of multiply-adds over k (over pairs of k for bfloat16, where a is
 /// rounded to bfloat16 if the machine has the dot product instruction) from `start`, which may be

@@ -32,8 +32,9 @@ Tensor product(Context& ctx, int64_t m, const Tensor& a, Strides a_strides, cons
                         .c_row = b.n,
                         .start_row = start.row};
   const bool on_cpu = ctx.device().kind == DeviceKind::kCpu;
-  const auto bytes = static_cast<int64_t>(on_cpu ? cpu::linear_scratch_bytes(dims)
-                                                 : cuda::linear_scratch_bytes(dims));
+  const auto bytes =
+      static_cast<int64_t>(on_cpu ? cpu::linear_scratch_bytes(dims, ctx.threads().size())
+                                  : cuda::linear_scratch_bytes(dims));
   const Tensor scratch = bytes > 0 ? ctx.empty({bytes}, DType::kU8) : Tensor{};
   Product::run(ctx, "linear", dims, a.f32(), packed, start.data, c.f32(),
                bytes > 0 ? scratch.raw() : nullptr);

@@ -11,7 +11,7 @@ namespace braid::bench {
 struct Ceilings {
   double read_bytes_per_second;  // streaming over memory far larger than the caches
   double f32_flops_per_second;   // fused multiply-adds on registers, two operations each
-  double bf16_flops_per_second;  // pair dot products, four each; f32's where there are none
+  double bf16_flops_per_second;  // pair dot products, four each, or f32's: what products use
 };
 
 /// The bodies of which the medians give the ceilings, with the work of one call, so that they can

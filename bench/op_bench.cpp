@@ -107,7 +107,8 @@ void measure(Context& ctx, CeilingProbe& read, CeilingProbe& f32, const OpCase& 
   std::vector<Timed> timings = {timed([&] { c.run(ctx, c.inputs); })};
   if (c.differentiable) timings.push_back(timed([&] { run_with_vjp(ctx, c, dys); }));
   Context recurrent = ctx.with_form(Form::kRecurrent);
-  if (c.token_loop) timings.push_back(timed([&] { run_with_vjp(recurrent, c, dys); }));
+  if (c.differentiable && c.token_loop)
+    timings.push_back(timed([&] { run_with_vjp(recurrent, c, dys); }));
   std::vector<std::function<void()>> bodies = {[&] { read.run(); }, [&] { f32.run(); }};
   for (const Timed& t : timings) bodies.push_back(t.body);
   const std::vector<double> seconds = interleaved_medians(bodies, kRounds);
@@ -119,7 +120,7 @@ void measure(Context& ctx, CeilingProbe& read, CeilingProbe& f32, const OpCase& 
       c.size, once * 1e6, c.bytes / once / 1e9, 100 * c.bytes / once / bandwidth, bandwidth / 1e9,
       c.flops / once / 1e9, 100 * c.flops / once / peak, peak / 1e9);
   if (c.differentiable) fmt::print("  with vjp {:>10.1f} us", seconds[3] / timings[1].times * 1e6);
-  if (c.token_loop) {
+  if (timings.size() > 2) {
     fmt::print(", {:.2f} of the token loop",
                seconds[3] / timings[1].times / (seconds[4] / timings[2].times));
   }

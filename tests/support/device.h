@@ -31,7 +31,7 @@ class OnDevice {
 
   Context& ctx() { return *ctx_; }
   bool on_cpu() { return ctx().device().kind == DeviceKind::kCpu; }
-  /// Runs the body once; on the CPU, once for each instruction set.
+  /// Runs the body once; on the CPU as often as `on_every_target`.
   template <class Body>
   void everywhere(Body&& body) {
     if (on_cpu()) {

@@ -30,7 +30,7 @@ class ScratchCursor {
 };
 
 /// How products are formed. Keys and values in bfloat16 meet queries and weights rounded to it,
-/// and products are summed in float32: by pairs where the processor does that, else one by one.
+/// and products are summed in float32: by pairs where simd::uses_bf16_dot(), else one by one.
 enum class AttentionMath { kF32, kRounded, kPairs };
 
 struct AttentionScratch {

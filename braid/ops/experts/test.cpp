@@ -112,8 +112,10 @@ TEST_P(Experts, MatchesTheReference) {
 
 // The products of one row are those of `linear`, which fixes every bit of it.
 TEST_P(Experts, RowsHaveTheBitsOfLinear) {
-  for (const cases::Experts size :
-       {cases::Experts{40, 3, 5, 65, 33}, {150, 2, 2, 600, 96}, {20, 1, 2, 640, 1700}}) {
+  for (const cases::Experts size : {cases::Experts{40, 3, 5, 65, 33},
+                                    {150, 2, 2, 600, 96},
+                                    {20, 1, 2, 640, 1700},
+                                    {500, 1, 1, 40, 33}}) {
     const Problem p(size, ExpertActivation::kSwiglu, dtype());
     test::on_every_target([&] {
       const auto layer = p.experts(ctx(), dtype());
@@ -301,7 +303,7 @@ void check_gradients(Context& ctx, const Problem& p, DType dtype, double tol) {
 
 TEST_P(Experts, GradientsMatchComplexStep) {
   for (const cases::Experts size :
-       {cases::Experts{3, 2, 5, 5, 3}, {9, 3, 2, 3, 5}, {33, 1, 3, 4, 2}}) {
+       {cases::Experts{3, 2, 5, 5, 3}, {9, 3, 2, 3, 5}, {33, 1, 3, 4, 2}, {7, 1, 2, 3, 1}}) {
     for (const auto activation : kActivations) {
       SCOPED_TRACE(testing::Message()
                    << size.tokens << " tokens, activation " << static_cast<int>(activation));

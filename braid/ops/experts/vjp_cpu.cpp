@@ -29,7 +29,8 @@ RowsPlan plan_rows(const ExpertDims& dims, const ExpertGroup* groups, int thread
   plan.worker_u = worker.floats(most * dims.hidden);
   plan.worker_product = worker.take(std::max(
       linear_scratch_bytes(rows_times(transposed(dims.out()), most, dims.width, dims.hidden), 0),
-      linear_scratch_bytes(rows_times(transposed(dims.in()), most, dims.in_rows(), dims.width), 0)));
+      linear_scratch_bytes(rows_times(transposed(dims.in()), most, dims.in_rows(), dims.width),
+                           0)));
   plan.worker_bytes = worker.bytes();
   plan.bytes = plan.workers_at + static_cast<size_t>(threads) * plan.worker_bytes;
   return plan;

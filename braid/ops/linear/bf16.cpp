@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cassert>
 #include <utility>
 
 #include "braid/ops/linear/bf16_widened.h"
@@ -113,17 +112,14 @@ void round_to_bf16(int64_t count, const float* x, BF16* y) {
 #if defined(__x86_64__)
   if (simd::uses_bf16_dot()) return dot_round(count, x, y);
 #endif
-  for (int64_t i = 0; i < count; ++i) y[i] = to_bf16(x[i]);
+  round_to_bf16_widened(count, x, y);
 }
 
 void round_pairs_to_bf16(int64_t count, const float* even, const float* odd, BF16* y) {
 #if defined(__x86_64__)
   if (simd::uses_bf16_dot()) return dot_round_pairs(count, even, odd, y);
 #endif
-  for (int64_t i = 0; i < count; ++i) {
-    y[2 * i] = to_bf16(even[i]);
-    y[2 * i + 1] = to_bf16(odd[i]);
-  }
+  round_pairs_to_bf16_widened(count, even, odd, y);
 }
 
 void bf16_tile(const Bf16TileDims& dims, const void* a, const void* b, const float* start,

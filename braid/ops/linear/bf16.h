@@ -24,8 +24,4 @@ struct Bf16TileDims {
 void bf16_tile(const Bf16TileDims& dims, const void* a, const void* b, const float* start,
                float* c);
 
-/// w (2 pairs, 32) float32 <- b as above: `simd::gemm` on it gives the bits of a `bf16_tile` that
-/// widens, and repays the copy where many rows meet the panel.
-void widen_panel(int64_t pairs, const void* b, float* w);
-
 }  // namespace braid::cpu

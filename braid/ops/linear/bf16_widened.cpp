@@ -112,6 +112,44 @@ void bf16_tile(const Bf16TileDims& g, const float* a, const BF16* b, const float
   }
 }
 
+// The rounded value in the low half of each lane.
+HWY_INLINE hn::Vec<DU> rounded(V x) {
+  const DU du;
+  const auto bits = hn::BitCast(du, x), high = hn::ShiftRight<16>(bits);
+  const auto even = hn::Add(hn::Set(du, 0x7fffu), hn::And(high, hn::Set(du, 1u)));
+  const auto nan = hn::BitCast(du, hn::VecFromMask(D(), hn::IsNaN(x)));
+  const auto quiet = hn::Or(high, hn::Set(du, 0x40u));
+  return hn::IfVecThenElse(nan, quiet, hn::ShiftRight<16>(hn::Add(bits, even)));
+}
+
+void round_to_bf16(int64_t count, const float* x, BF16* y) {
+  const D d;
+  const hn::RebindToSigned<D> di;
+  const hn::Rebind<uint16_t, D> d16;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto bits = hn::BitCast(di, rounded(hn::LoadU(d, x + i)));
+    hn::StoreU(hn::DemoteTo(d16, bits), d16, reinterpret_cast<uint16_t*>(y + i));
+  }
+  for (; i < count; ++i) y[i] = to_bf16(x[i]);
+}
+
+void round_pairs_to_bf16(int64_t count, const float* even, const float* odd, BF16* y) {
+  const D d;
+  const DU du;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto low = rounded(hn::LoadU(d, even + i)), high = rounded(hn::LoadU(d, odd + i));
+    hn::StoreU(hn::Or(low, hn::ShiftLeft<16>(high)), du, reinterpret_cast<uint32_t*>(y + 2 * i));
+  }
+  for (; i < count; ++i) {
+    y[2 * i] = to_bf16(even[i]);
+    y[2 * i + 1] = to_bf16(odd[i]);
+  }
+}
+
 void widen_panel(int64_t pairs, const void* b, float* w) {
   const D d;
   const DU du;
@@ -137,6 +175,8 @@ namespace braid::cpu {
 
 HWY_EXPORT(bf16_tile);
 HWY_EXPORT(widen_panel);
+HWY_EXPORT(round_to_bf16);
+HWY_EXPORT(round_pairs_to_bf16);
 
 void bf16_tile_widened(const Bf16TileDims& dims, const float* a, const BF16* b, const float* start,
                        float* c) {
@@ -145,6 +185,14 @@ void bf16_tile_widened(const Bf16TileDims& dims, const float* a, const BF16* b, 
 
 void widen_panel(int64_t pairs, const void* b, float* w) {
   HWY_DYNAMIC_DISPATCH(widen_panel)(pairs, b, w);
+}
+
+void round_to_bf16_widened(int64_t count, const float* x, BF16* y) {
+  HWY_DYNAMIC_DISPATCH(round_to_bf16)(count, x, y);
+}
+
+void round_pairs_to_bf16_widened(int64_t count, const float* even, const float* odd, BF16* y) {
+  HWY_DYNAMIC_DISPATCH(round_pairs_to_bf16)(count, even, odd, y);
 }
 
 }  // namespace braid::cpu

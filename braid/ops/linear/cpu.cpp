@@ -2,6 +2,7 @@
 
 #include "braid/core/thread_pool.h"
 #include "braid/ops/linear/bf16.h"
+#include "braid/ops/linear/bf16_widened.h"
 #include "braid/ops/linear/kernels.h"
 #include "braid/ops/linear/on_thread.h"
 #include "braid/simd/bf16_dot.h"
@@ -14,7 +15,7 @@ constexpr int64_t kPanel = PackedMatrix::kPanel;
 constexpr int64_t kTileRows = 14;
 // Half of an L2 holds a slab of a while panels of b stream past it.
 constexpr int64_t kSlabBytes = 384 << 10;
-// Tiles to a slab at least, where each task packs its own: so many rows repay the reading of b.
+// Tiles wanted for a slab that its task packs itself: so many rows repay the reading of b.
 constexpr int64_t kSlabTiles = 8;
 // Inputs at a time when there are many rows: a tile of a and the panel it meets stay near.
 constexpr int64_t kBlockUnits = 1024;
@@ -73,8 +74,8 @@ Plan make_plan(const LinearDims& dims, int threads) {
   const int64_t most_tiles = std::max<int64_t>(1, kSlabBytes / tile_bytes);
   plan.by_slab = plan.packed && threads > 0 && plan.tiles >= 2 * kSlabTiles * threads;
   if (plan.by_slab) {
-    const int64_t few = std::max(kSlabTiles, ceil_div(plan.tiles, 4 * threads));
-    plan.slabs = ceil_div(ceil_div(plan.tiles, std::min(few, most_tiles)), threads) * threads;
+    const int64_t wanted = std::max(kSlabTiles, ceil_div(plan.tiles, 4 * threads));
+    plan.slabs = ceil_div(ceil_div(plan.tiles, std::min(wanted, most_tiles)), threads) * threads;
     plan.slab = ceil_div(plan.tiles, plan.slabs);
     plan.slabs = ceil_div(plan.tiles, plan.slab);
     plan.group = dims.b.panels();
@@ -307,7 +308,7 @@ void product(Threads& threads, const LinearDims& dims, const float* a, const voi
     a = tiles;
   }
   const Operands x{a, {0, plan.tiles, 0, plan.units}, static_cast<const std::byte*>(b), start, c};
-  const int64_t size = packed_floats(plan);
+  const int64_t size = plan.by_slab ? packed_floats(plan) : 0;  // to a worker
   // Tasks of one slab follow each other, so that a worker tends to keep its slab.
   threads.parallel_for(plan.slabs * plan.groups, 1, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t task = begin; task < end; ++task) {
@@ -320,7 +321,8 @@ void product(Threads& threads, const LinearDims& dims, const float* a, const voi
 
 size_t linear_scratch_bytes(const LinearDims& dims, int threads) {
   if (dims.m == 0 || dims.b.n == 0) return 0;
-  const Plan plan = make_plan(dims, threads);
+  Plan plan = make_plan(dims, threads);
+  if (threads == 0) plan.packed = true;  // it may be, at a smaller size or with other strides
   return static_cast<size_t>(packed_floats(plan) * (plan.by_slab ? threads : 1)) * sizeof(float);
 }
 

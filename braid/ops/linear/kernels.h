@@ -58,12 +58,13 @@ bool pack(ThreadPool& threads, const PackDims& dims, const void* from, void* to)
 /// out[p] <- element (row, p) of a packed matrix, k values.
 void unpack_row(const PackedMatrix& matrix, const void* data, int64_t row, float* out);
 
-/// Bytes of scratch that `linear` wants for these dims and so many threads, or `linear_on_thread`
-/// for none.
+/// Bytes of scratch that `linear` wants for these dims and so many threads. With 0 threads: as many
+/// as are enough for it and for `linear_on_thread`, for any number of threads, any strides of a,
+/// and any m and k up to these.
 size_t linear_scratch_bytes(const LinearDims& dims, int threads);
 
 /// An element is one chain of multiply-adds over k (over pairs of k for bfloat16, where a is
-/// rounded to bfloat16 if the machine has the dot product instruction) from `start`, which may be
+/// rounded to bfloat16 where simd::uses_bf16_dot()) from `start`, which may be
 /// null (zero) or c: the same whatever m, the tile and the number of threads.
 void linear(ThreadPool& threads, const LinearDims& dims, const float* a, const void* b,
             const float* start, float* c, void* scratch);

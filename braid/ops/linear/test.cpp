@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -11,9 +12,11 @@
 #include <string>
 
 #include "braid/core/file.h"
+#include "braid/ops/linear/bf16.h"
 #include "braid/ops/linear/cases.h"
 #include "braid/ops/linear/linear.h"
 #include "braid/ops/linear/reference.h"
+#include "braid/simd/bf16_dot.h"
 #include "tests/support/device.h"
 
 namespace braid {
@@ -85,8 +88,9 @@ TEST_P(Linear, RowsAreTheSameBitsInEveryBatchOnAnyNumberOfThreads) {
 
 // On a device the number of rows decides which tiles serve them, and the alignment which loads.
 TEST_P(Linear, RowsAreTheSameBitsInLargeAndSmallBatches) {
-  for (const auto& [m, n, k] : {cases::LinearCase{700, 768, 256}, cases::LinearCase{700, 68, 250},
-                                cases::LinearCase{600, 4096, 64}}) {
+  for (const auto& [m, n, k] :
+       {cases::LinearCase{700, 768, 256}, cases::LinearCase{700, 68, 250},
+        cases::LinearCase{600, 4096, 64}, cases::LinearCase{600, 68, 2101}}) {
     const Tensor x = to_device(test::randn({m, k}, 1)), bias = to_device(test::randn({n}, 2));
     const Tensor residual = to_device(test::randn({m, n}, 4));
     const Weight w = make(test::randn({n, k}, 3));
@@ -184,20 +188,48 @@ TEST_P(Linear, AFrozenWeightStillGivesTheGradientOfItsInput) {
 }
 
 TEST_P(Linear, GradientsDoNotDependOnThreads) {
-  std::vector<Tensor> got;
-  for (const int threads : {1, 2, 3}) {
-    Context other({.device = ctx().device(), .threads = threads});
-    Tensor x = to_device(test::randn({300, 70}, 1)), plain = test::randn({90, 70}, 2);
-    Tape tape;
-    tape.watch(x);
-    tape.watch(plain);
-    Context recorded = other.with_tape(&tape);
-    const Weight w = Weight::make(other, plain, {.packed_dtype = dtype(), .trainable = true});
-    tape.backward(other, {linear(recorded, x, w)}, {to_device(test::randn({300, 90}, 3))});
-    got.push_back(to_host(tape.grad(x)));
-    got.push_back(to_host(tape.grad(plain)));
+  // The second is of so many rows on both sides that two threads cut it otherwise than three.
+  for (const auto& [m, n, k] : {cases::LinearCase{300, 90, 70}, cases::LinearCase{2051, 460, 33}}) {
+    std::vector<Tensor> got;
+    for (const int threads : {1, 2, 3}) {
+      Context other({.device = ctx().device(), .threads = threads});
+      Tensor x = to_device(test::randn({m, k}, 1)), plain = test::randn({n, k}, 2);
+      Tape tape;
+      tape.watch(x);
+      tape.watch(plain);
+      Context recorded = other.with_tape(&tape);
+      const Weight w = Weight::make(other, plain, {.packed_dtype = dtype(), .trainable = true});
+      tape.backward(other, {linear(recorded, x, w)}, {to_device(test::randn({m, n}, 3))});
+      got.push_back(to_host(tape.grad(x)));
+      got.push_back(to_host(tape.grad(plain)));
+    }
+    for (size_t i = 2; i < got.size(); ++i) EXPECT_TRUE(test::same_bits(got[i], got[i % 2]));
   }
-  for (size_t i = 2; i < got.size(); ++i) EXPECT_TRUE(test::same_bits(got[i], got[i % 2]));
+}
+
+TEST(Bf16, RoundingIsThatOfOneValueEverywhere) {
+  std::vector<float> x;
+  for (uint32_t i = 0; i < 4099; ++i) x.push_back(std::bit_cast<float>(i * 1048573u));
+  for (const uint32_t bits : {0x7f800001u, 0xffffffffu, 0x7f800000u, 0xff800000u, 0x7f7fffffu,
+                              0x3f808000u, 0x3f818000u, 0x80000000u, 0x00000001u, 0x007fffffu}) {
+    x.push_back(std::bit_cast<float>(bits));
+  }
+  const auto count = static_cast<int64_t>(x.size());
+  const auto want = [](float value) {
+    const bool flushed = simd::uses_bf16_dot() && std::fpclassify(value) == FP_SUBNORMAL;
+    return to_bf16(flushed ? std::copysign(0.0f, value) : value).bits;
+  };
+  test::on_every_target([&] {
+    std::vector<BF16> one(x.size()), pairs(2 * x.size());
+    const std::vector<float> reversed(x.rbegin(), x.rend());
+    cpu::round_to_bf16(count, x.data(), one.data());
+    cpu::round_pairs_to_bf16(count, x.data(), reversed.data(), pairs.data());
+    for (size_t i = 0; i < x.size(); ++i) {
+      ASSERT_EQ(one[i].bits, want(x[i])) << x[i];
+      ASSERT_EQ(pairs[2 * i].bits, want(x[i])) << x[i];
+      ASSERT_EQ(pairs[2 * i + 1].bits, want(reversed[i])) << reversed[i];
+    }
+  });
 }
 
 TEST_P(Linear, RepackFollowsThePlainMatrix) {

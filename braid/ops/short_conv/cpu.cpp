@@ -29,6 +29,7 @@ constexpr int64_t kWave = 256;
 // Tokens at a time: the rows that they share are loaded once.
 constexpr int64_t kTokens = 4;
 // Rows lie pages apart, further than the hardware looks ahead: so many of them are asked for early.
+// Past the last row nothing comes of it.
 constexpr int64_t kRowsAhead = 8;
 
 // The inputs of one sequence as a run of rows that begins W - 1 before its first token.

@@ -105,7 +105,8 @@ void cell_grads(const CellRows in, const CellDecays decays, const CellPairs pair
   const auto n = static_cast<size_t>(in.n);
   sv::for_each_vector(P, [&](auto at, size_t j) {
     const auto put = [&](V v, float* to) {
-      if constexpr (std::is_same_v<decltype(at), sv::Whole>) {
+      // Lines are written whole there, else half of one would wait for the other.
+      if constexpr (HWY_TARGET == HWY_AVX3 && std::is_same_v<decltype(at), sv::Whole>) {
         if (out.stream) return hn::Stream(v, D(), to);
       }
       at.store(v, to);

@@ -24,6 +24,7 @@ using V = sv::F32;
 constexpr int kMaxVectors = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 4 : 2;
 
 // Rows lie pages apart, further than the hardware looks ahead: so many of them are asked for early.
+// Past the last row nothing comes of it.
 constexpr int64_t kRowsAhead = 4;
 
 struct Columns {

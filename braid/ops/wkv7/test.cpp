@@ -196,7 +196,7 @@ TEST(Wkv7, GradientsOfTheFormsAgreeOnLongSequences) {
 }
 
 // Gradients of a large batch are written past the caches.
-TEST(Wkv7, GradientsOfALargeBatchHaveTheBitsOfItsSequences) {
+void check_large_batch() {
   constexpr int64_t kLength = 300, kSequences = 6;
   const Problem p = make_problem({"", std::vector<int64_t>(kSequences, kLength), 4, 32}, 61);
   const Tensor dy = test::randn(p.in.r.shape(), 62), d_final = test::randn(p.initial.shape(), 63);
@@ -215,6 +215,10 @@ TEST(Wkv7, GradientsOfALargeBatchHaveTheBitsOfItsSequences) {
     }
     EXPECT_TRUE(test::same_bits(together.back().slice_rows(s, s + 1), alone.back()));
   }
+}
+
+TEST(Wkv7, GradientsOfALargeBatchHaveTheBitsOfItsSequences) {
+  test::on_every_target(check_large_batch);
 }
 
 TEST(Wkv7, AMissingGradientIsZero) {

@@ -62,10 +62,10 @@ void expect_level(const Level& level) {
   std::vector<double> times, fresh_times;
   const int64_t windows = level.tokens / level.window;
   int64_t early = 0;
-  level.fresh();
   for (int64_t i = 0; i < windows; ++i) {
     const double start = cpu_seconds();
     level.step();
+    if (i == 0) level.fresh();  // beside the long text, as at the end: both are counted
     if (i < windows - 20) {
       if (early == 0 && (i + 1) * level.window >= 10'000) early = memory("VmRSS");
       continue;

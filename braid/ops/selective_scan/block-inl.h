@@ -11,6 +11,7 @@
 #include "braid/ops/attention/exp2-inl.h"
 #include "braid/ops/selective_scan/scan.h"
 #include "braid/ops/ssd/scan-inl.h"
+#include "braid/simd/prefetch.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace braid::cpu::HWY_NAMESPACE {
@@ -81,14 +82,6 @@ HWY_INLINE V raw_step(const SelectiveScanDims& dims, const SelectiveScanOperands
   return dims.invariant ? bias : hn::Add(load(in.dt_raw + row * dims.dt_stride + e, n), bias);
 }
 
-// Rows lie pages apart, further than the hardware looks ahead: so many of them are asked for early.
-// Past the last row nothing comes of it.
-constexpr int64_t kRowsAhead = 8;
-
-HWY_INLINE void fetch_ahead(const float* row, int64_t stride, int64_t i) {
-  __builtin_prefetch(row + kRowsAhead * stride + i);
-}
-
 // dt, u = dt x and y = D x of the block; x itself where it is wanted. Token by token, since rows
 // that lie a multiple of a page apart displace each other.
 HWY_INLINE void load_block(const SelectiveScanDims& dims, const SelectiveScanOperands& in,
@@ -98,8 +91,10 @@ HWY_INLINE void load_block(const SelectiveScanDims& dims, const SelectiveScanOpe
     for (int64_t i = 0; i < k.width; i += lanes()) {
       const int64_t e = k.e0 + i, n = k.width - i, at = t * kScanChannels + i;
       const V skip = in.d == nullptr ? hn::Zero(d) : load(in.d + e, n);
-      fetch_ahead(in.x + (k.row + t) * dims.x_stride, dims.x_stride, e);
-      if (!dims.invariant) fetch_ahead(in.dt_raw + (k.row + t) * dims.dt_stride, dims.dt_stride, e);
+      simd::prefetch_row_ahead(in.x + (k.row + t) * dims.x_stride + e, dims.x_stride);
+      if (!dims.invariant) {
+        simd::prefetch_row_ahead(in.dt_raw + (k.row + t) * dims.dt_stride + e, dims.dt_stride);
+      }
       const V step = sv::softplus(raw_step(dims, in, k.row + t, e, n));
       const V xi = load(in.x + (k.row + t) * dims.x_stride + e, n);
       hn::Store(step, d, dt + at);

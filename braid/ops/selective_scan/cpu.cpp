@@ -10,6 +10,7 @@
 #include "braid/ops/selective_scan/kernels.h"
 #include "braid/ops/selective_scan/scan.h"
 #include "braid/simd/gemm.h"
+#include "braid/simd/prefetch.h"
 // clang-format off
 #include "braid/simd/targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -71,7 +72,7 @@ void store_outputs(const SelectiveForward& a, const SelectiveBlock& k, const flo
     for (int64_t i = 0; i < k.width; i += lanes()) {
       V v = hn::Load(d, from + t * kScanChannels + i);
       if (z != nullptr) {
-        fetch_ahead(z, a.dims.z_stride, i);
+        simd::prefetch_row_ahead(z + i, a.dims.z_stride);
         v = hn::Mul(v, sv::silu(load(z + i, k.width - i)));
       }
       store(v, y + i, k.width - i);

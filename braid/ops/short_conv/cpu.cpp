@@ -7,6 +7,7 @@
 #include "braid/core/thread_pool.h"
 #include "braid/ops/short_conv/kernels.h"
 #include "braid/simd/gemm.h"
+#include "braid/simd/prefetch.h"
 // clang-format off
 #include "braid/simd/targets.h"
 #undef HWY_TARGET_INCLUDE
@@ -28,9 +29,6 @@ constexpr int64_t kBlock = 128;  // channels to a task
 constexpr int64_t kWave = 256;
 // Tokens at a time: the rows that they share are loaded once.
 constexpr int64_t kTokens = 4;
-// Rows lie pages apart, further than the hardware looks ahead: so many of them are asked for early.
-// Past the last row nothing comes of it.
-constexpr int64_t kRowsAhead = 8;
 
 // The inputs of one sequence as a run of rows that begins W - 1 before its first token.
 struct Window {
@@ -130,13 +128,13 @@ HWY_INLINE void forward_tokens(const ShortConvDims& dims, const Window& window,
   for (int64_t k = 0; k < dims.width + kCount - 1; ++k) {
     rows[k] = row_of(window, t - window.before + k, c0);
   }
-  const float* ahead = window.x + (t + kRowsAhead) * window.x_stride + c0;
+  const float* x = window.x + t * window.x_stride + c0;
   sv::for_each_vector(static_cast<size_t>(count), [&](auto access, size_t i) {
     V sum[kCount];
     convolve<kTaps>(access, weights, rows, dims.width, i, sum);
 #pragma GCC unroll 4
     for (int64_t j = 0; j < kCount; ++j) {
-      __builtin_prefetch(ahead + j * window.x_stride + i);
+      simd::prefetch_row_ahead(x + j * window.x_stride + i, window.x_stride);
       access.store(dims.silu ? sv::silu(sum[j]) : sum[j], y + j * dims.y_stride + i);
     }
   });
@@ -224,11 +222,10 @@ void backward_sequence(const Backward& a, const Weights& weights, BackwardBlock&
     for (int64_t k = 0; k <= before; ++k) rows[k] = row_of(window, t - before + k, c0);
     const float* dy = a.dy + (first + t) * a.dims.dy_stride + c0;
     float* g = block.of(t, width);
-    const float* x_ahead = window.x + (t - before - kRowsAhead) * window.x_stride + c0;
-    const float* dy_ahead = dy - kRowsAhead * a.dims.dy_stride;
+    const float* oldest = window.x + (t - before) * window.x_stride + c0;
     sv::for_each_vector(static_cast<size_t>(count), [&](auto access, size_t i) {
-      __builtin_prefetch(x_ahead + i);
-      __builtin_prefetch(dy_ahead + i);
+      simd::prefetch_row_ahead(oldest + i, -window.x_stride);
+      simd::prefetch_row_ahead(dy + i, -a.dims.dy_stride);
       V gradient = access.load(dy + i);
       if (dims.silu) {
         V sum[1];

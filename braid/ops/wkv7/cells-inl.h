@@ -30,7 +30,8 @@ struct CellPairGrads {
   const float *dx_begin, *dz_end, *dx, *dz, *dv;
 };
 
-// Of the operands, in rows as far apart as theirs. `stream`: written past the caches.
+// Of the operands, in rows as far apart as theirs. `stream`: written past the caches; the thread's
+// FlushStream is to follow.
 struct CellGrads {
   float *dr, *d_log_decay, *dk, *dv, *da, *db;
   bool stream;
@@ -45,8 +46,6 @@ struct CellGrads {
 #else
 #define BRAID_OPS_WKV7_CELLS_INL_H_
 #endif
-
-#include <hwy/cache_control.h>
 
 #include <type_traits>
 
@@ -135,7 +134,6 @@ void cell_grads(const CellRows in, const CellDecays decays, const CellPairs pair
       sum = hn::MulAdd(at.load(pairs.x + lower), da, sum);
     }
   });
-  if (out.stream) hwy::FlushStream();
 }
 
 // x (P, P) <- diag(scale) x.

@@ -11,6 +11,8 @@
 #define HWY_TARGET_INCLUDE "braid/ops/wkv7/chunked_cpu.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include <hwy/cache_control.h>
+
 #include "braid/ops/wkv7/cells-inl.h"
 
 #if HWY_ONCE
@@ -276,6 +278,7 @@ void wkv7_chunks_vjp(ThreadPool& threads, const Wkv7Dims& dims, const Wkv7Operan
       group_vjp(dims, in, kept, dy, {s, h0, std::min(H, h0 + group)}, last[s], d_final[s],
                 d_initial[s], at, grads);
     }
+    hwy::FlushStream();
   });
 }
 

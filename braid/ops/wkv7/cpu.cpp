@@ -3,6 +3,7 @@
 
 #include "braid/core/thread_pool.h"
 #include "braid/ops/wkv7/kernels.h"
+#include "braid/simd/prefetch.h"
 #include "braid/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -23,8 +24,7 @@ using V = sv::F32;
 // reads, v and this token's reads stay in registers.
 constexpr int kMaxVectors = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 4 : 2;
 
-// Rows lie pages apart, further than the hardware looks ahead: so many of them are asked for early.
-// Past the last row nothing comes of it.
+// Of six operands at once: more would push the state out of the nearest cache.
 constexpr int64_t kRowsAhead = 4;
 
 struct Columns {
@@ -122,10 +122,9 @@ void scan_columns(const Wkv7Dims& dims, int64_t s, const Columns& c, const Wkv7O
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) at.store(reads[j], reads_out + out, j);
     }
-    const int64_t ahead = row + kRowsAhead * stride;
     sv::for_each_vector(static_cast<size_t>(P), [&](auto access, size_t i) {
       for (const float* x : {in.r, in.log_decay, in.k, in.v, in.a, in.b}) {
-        __builtin_prefetch(x + ahead + i);
+        simd::prefetch_row_ahead(x + row + i, stride, kRowsAhead);
       }
       access.store(sv::exp(access.load(in.log_decay + row + i)), w + i);
     });
